@@ -1,0 +1,204 @@
+"""The values that flow through a labeler: what goes in (prompts, completions) and the three outcomes that come out.
+
+Standard library only. Everything is frozen: a value is never edited, only replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+Role = Literal["system", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "length", "error"]
+AbstainKind = Literal["not_applicable", "unparsable", "timeout", "unavailable", "crashed"]
+Preference = Literal["a", "b", "tie"]
+
+
+def content_id(*parts: Any) -> str:
+    """The identity of a value: 32 hexadecimal digits of the SHA-256 of its canonical JSON (never its position)."""
+    text = json.dumps(parts, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+    def __post_init__(self) -> None:
+        if self.role not in get_args(Role):
+            raise ValueError(f"role is {self.role!r}; hint: one of {', '.join(get_args(Role))}")
+        if not isinstance(self.content, str):
+            raise TypeError(f"content is {type(self.content).__name__}; hint: a message's content is text")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is asked, and what is known about its answer.
+
+    Args:
+        id: hash of messages and target; make a prompt with `Prompt.of` or `Prompt.make` and it is right.
+        messages: the conversation so far, at least one message.
+        target: the known answer: a number, a text, a JSON schema, tests. Any JSON value; None when nothing is known.
+        metadata: what labelers and reports may route by (`family`, difficulty, ...). Not part of the id.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    target: Any = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def make(
+        cls, messages: Sequence[Message], target: Any = None, metadata: Mapping[str, Any] | None = None
+    ) -> Prompt:
+        """A prompt whose id is the hash of all its messages (the system message too) and its target.
+
+        Raises:
+            ValueError: there is no message, or the target is not a JSON value.
+        """
+        if not messages:
+            raise ValueError("a prompt needs at least one message")
+        identity = content_id([[m.role, m.content] for m in messages], target)
+        return cls(identity, tuple(messages), target, dict(metadata or {}))
+
+    @classmethod
+    def of(cls, text: str, target: Any = None, **metadata: Any) -> Prompt:
+        """A prompt of one user message."""
+        return cls.make([Message("user", text)], target, metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One answer to a prompt, from a model or a person.
+
+    Args:
+        finish_reason: `stop` it ended itself; `length` it was cut; `error` it was never made.
+        source: where it comes from, a name from the run's config. A judge never sees it.
+        n_tokens: tokens sampled, the end token included; 0 when unknown (people).
+    """
+
+    id: str
+    prompt_id: str
+    text: str
+    finish_reason: FinishReason = "stop"
+    source: str = ""
+    n_tokens: int = 0
+
+    @classmethod
+    def of(cls, prompt: Prompt, text: str, source: str = "") -> Completion:
+        """A finished completion of `prompt`, for tests and examples."""
+        return cls(content_id(prompt.id, source, text), prompt.id, text, "stop", source)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A pointwise label; higher is better.
+
+    Raises:
+        TypeError: the value is not a number.
+        ValueError: the value is nan or infinite; return `Abstain` for what could not be judged.
+    """
+
+    value: float
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.value, bool) or not isinstance(self.value, int | float):
+            raise TypeError(f"a score's value is {type(self.value).__name__}; hint: return Score(float(...))")
+        if not math.isfinite(self.value):
+            raise ValueError(f"a score's value is {self.value}; hint: return Abstain(kind, reason) for the unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A pairwise label: which of two completions is better, or that they are equal."""
+
+    prefers: Preference
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if self.prefers not in get_args(Preference):
+            raise ValueError(f"a verdict prefers {self.prefers!r}; hint: one of {', '.join(get_args(Preference))}")
+
+    def swap(self) -> Verdict:
+        """The same verdict on the swapped comparison."""
+        match self.prefers:
+            case "a":
+                return Verdict("b", self.reason)
+            case "b":
+                return Verdict("a", self.reason)
+            case "tie":
+                return self
+
+
+@dataclass(frozen=True, slots=True)
+class Abstain:
+    """Not judged, and why. An abstention is never paired and always counted.
+
+    Args:
+        kind: `not_applicable` the labeler does not fit this prompt; `unparsable` the target or a judge's reply cannot be
+            read; `timeout` the labeler took too long; `unavailable` a tool or server is missing; `crashed` it raised.
+    """
+
+    kind: AbstainKind
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(AbstainKind):
+            raise ValueError(f"an abstention's kind is {self.kind!r}; hint: one of {', '.join(get_args(AbstainKind))}")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A prompt and one completion of it: the question to a pointwise labeler."""
+
+    prompt: Prompt
+    completion: Completion
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A prompt and two completions of it: the question to a pairwise labeler."""
+
+    prompt: Prompt
+    a: Completion
+    b: Completion
+
+    def swap(self) -> Comparison:
+        """The same question in the other order."""
+        return Comparison(self.prompt, self.b, self.a)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """What a labeler promises: on this prompt it prefers `better` to `worse`. Used by `check` and by its page."""
+
+    prompt: Prompt
+    better: str
+    worse: str
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a labeler or stage needs from the machine: data that executors map to slots, never a permission.
+
+    Args:
+        memory_gb: resident memory of one worker, in 10^9 bytes.
+        sandbox: runs completions; allowed only where the run's config says so.
+        network: opens connections.
+        engine: asks a model through `ctx.generate`.
+    """
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    memory_gb: float = 1.0
+    sandbox: bool = False
+    network: bool = False
+    engine: bool = False

@@ -55,9 +55,7 @@ class Prompt:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def make(
-        cls, messages: Sequence[Message], target: Any = None, metadata: Mapping[str, Any] | None = None
-    ) -> Prompt:
+    def make(cls, messages: Sequence[Message], target: Any = None, metadata: Mapping[str, Any] | None = None) -> Prompt:
         """A prompt whose id is the hash of all its messages (the system message too) and its target.
 
         Raises:

@@ -1,0 +1,1 @@
+"""Moves shards: prompts in, preference pairs out. Importing it does no work."""

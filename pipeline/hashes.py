@@ -1,4 +1,4 @@
-"""The three hashes that docs/format.md defines: which tokenizer, chat template and model made a row. Standard library only."""
+"""The hashes that docs/format.md defines: which tokenizer, chat template and model made a row."""
 
 from __future__ import annotations
 

@@ -1,0 +1,66 @@
+"""The one boundary between the pipeline and a labeler: whose fault it was is decided here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from labelers.errors import LabelerError
+from labelers.protocol import Context, PairwiseLabeler, PointwiseLabeler
+from labelers.types import Abstain, Candidate, Comparison, Score, Verdict
+from pipeline.errors import BrokenLabeler, PipelineError
+
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
+
+
+def score(labeler: PointwiseLabeler, batch: Sequence[Candidate], ctx: Context) -> list[Score | Abstain]:
+    """One label for each candidate, in order. An exception costs only the text that caused it.
+
+    Raises:
+        BrokenLabeler: the labeler answered with another number of labels, or with something that is no label.
+    """
+    return _answers(labeler.name, lambda part: labeler.score(part, ctx), batch, (Score, Abstain))
+
+
+def compare(labeler: PairwiseLabeler, batch: Sequence[Comparison], ctx: Context) -> list[Verdict | Abstain]:
+    """One label for each comparison, in the order asked; see `score`."""
+    return _answers(labeler.name, lambda part: labeler.compare(part, ctx), batch, (Verdict, Abstain))
+
+
+def _answers(
+    name: str,
+    ask: Callable[[Sequence[Question]], Sequence[Answer]],
+    batch: Sequence[Question],
+    kinds: tuple[type[Answer], type[Abstain]],
+) -> list[Answer | Abstain]:
+    """Asks for the whole batch; where that raises, halves it until the poison item is alone."""
+    if not batch:
+        return []
+    try:
+        answers = ask(batch)
+    except (PipelineError, LabelerError):
+        raise
+    except Exception as error:  # a labeler is somebody else's code: anything may come out
+        if len(batch) == 1:
+            return [Abstain("crashed", f"{type(error).__name__}: {error}"[:500])]
+        middle = len(batch) // 2
+        return [answer for half in (batch[:middle], batch[middle:]) for answer in _answers(name, ask, half, kinds)]
+    _require(name, answers, batch, kinds)
+    return list(answers)
+
+
+def _require(
+    name: str, answers: Sequence[object], batch: Sequence[object], kinds: tuple[type, type[Abstain]]
+) -> None:
+    if not isinstance(answers, Sequence) or isinstance(answers, str):
+        raise BrokenLabeler(f"labeler {name}: gave {answers!r:.80}; hint: return a list with one label an item")
+    if len(answers) != len(batch):
+        raise BrokenLabeler(
+            f"labeler {name}: gave {len(answers)} labels for {len(batch)} items; hint: return one label an item, in the same order"
+        )
+    for answer in answers:
+        if not isinstance(answer, kinds):
+            raise BrokenLabeler(
+                f"labeler {name}: gave {answer!r:.80}; hint: return {kinds[0].__name__}(...) or Abstain(kind, reason) for each item"
+            )

@@ -1,0 +1,169 @@
+"""The stage that compares: a pairwise labeler is asked which of two completions is better, in both orders."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from labelers.discovery import LabelerSpec
+from labelers.protocol import PairwiseLabeler
+from labelers.types import Abstain, Candidate, Comparison, Completion, Needs, Prompt, Verdict, content_id
+from pipeline import call
+from pipeline.engines import Engine, EngineSpec
+from pipeline.label import Tools, Where, candidates, require_enough
+from pipeline.prompts import family_of, prompts_of
+from pipeline.schema import COMPARISONS, COMPLETIONS, PROMPTS
+from pipeline.shards import Counts
+from pipeline.work import Made, Transform
+
+Outcome = Verdict | Abstain
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Asks a pairwise labeler about some match-ups of each prompt's completions, over all sources.
+
+    Args:
+        match_ups: comparisons per prompt; each is asked in both orders unless the labeler is symmetric.
+        n_sources: completion shards that it reads.
+    """
+
+    labeler: LabelerSpec
+    name: str
+    where: Where = ()
+    max_abstained: float = 0.5
+    match_ups: int = 4
+    n_sources: int = 1
+    engine: EngineSpec | None = None
+
+    version: ClassVar[str] = "1"
+    writes: ClassVar[pa.Schema] = COMPARISONS
+
+    @property
+    def needs(self) -> Needs:
+        """The labeler's own needs."""
+        return self.labeler.build().needs
+
+    @property
+    def reads(self) -> tuple[pa.Schema, ...]:
+        """Prompts, and the completions of each source."""
+        return (PROMPTS, *([COMPLETIONS] * self.n_sources))
+
+    @contextmanager
+    def open(self, engine: Engine | None = None) -> Iterator[Transform]:
+        """The transform, with the labeler built once."""
+        labeler = self.labeler.build()
+        assert isinstance(labeler, PairwiseLabeler)
+        with tempfile.TemporaryDirectory(prefix=f"{self.name}-") as scratch:
+            ctx = Tools(Path(scratch), engine)
+            yield lambda prompts, *sources: self._compare(labeler, ctx, prompts_of(prompts), pa.concat_tables(sources))
+
+    def _compare(self, labeler: PairwiseLabeler, ctx: Tools, prompts: dict[str, Prompt], completions: pa.Table) -> Made:
+        groups = groups_of(candidates(prompts, completions, self.where))
+        questions = [question for group in groups for question in match_ups(group, self.match_ups)]
+        asked = questions if labeler.symmetric else [*questions, *(q.swap() for q in questions)]
+        answers = call.compare(labeler, asked, ctx)
+        forward = answers[: len(questions)]
+        backward = forward if labeler.symmetric else [unswapped(answer) for answer in answers[len(questions) :]]
+        merged = [merge(f, b) for f, b in zip(forward, backward, strict=True)]
+        require_enough(self.name, merged, self.max_abstained)
+        rows = [self._row(labeler, *row) for row in zip(questions, forward, backward, merged, strict=True)]
+        return Made(pa.Table.from_pylist(rows, COMPARISONS), _counts(questions, forward, backward, merged))
+
+    def _row(self, labeler: PairwiseLabeler, q: Comparison, forward: Outcome, backward: Outcome, merged: Outcome) -> Any:
+        return {
+            "comparison_id": content_id(self.name, labeler.version, q.a.id, q.b.id),
+            "prompt_id": q.prompt.id,
+            "a_id": q.a.id,
+            "b_id": q.b.id,
+            "labeler": self.name,
+            "labeler_version": labeler.version,
+            "reason": merged.reason.encode("utf-8", "replace").decode(),
+            "prefers": _prefers(merged),
+            "prefers_forward": _prefers(forward),
+            "prefers_backward": _prefers(backward),
+            "abstain": merged.kind if isinstance(merged, Abstain) else None,
+        }
+
+
+def groups_of(batch: Sequence[Candidate]) -> list[list[Candidate]]:
+    """The candidates of each prompt together, whichever source they come from."""
+    ordered = sorted(batch, key=lambda c: c.prompt.id)
+    return [list(group) for _, group in groupby(ordered, key=lambda c: c.prompt.id)]
+
+
+def match_ups(group: Sequence[Candidate], limit: int) -> list[Comparison]:
+    """At most `limit` questions about a group: distinct finished texts, each asked about as equally often as can be.
+
+    Who meets whom, and who is `a`, follows from the completions' ids, so that neither source nor rank decides it.
+    """
+    by_text: dict[str, Completion] = {}
+    for candidate in group:
+        if candidate.completion.finish_reason == "stop":
+            by_text.setdefault(candidate.completion.text.strip(), candidate.completion)
+    ring = sorted(by_text.values(), key=lambda c: content_id("match-up", c.id))
+    found: dict[frozenset[str], Comparison] = {}
+    for distance in range(1, len(ring)):
+        for i, a in enumerate(ring):
+            b = ring[(i + distance) % len(ring)]
+            found.setdefault(frozenset((a.id, b.id)), Comparison(group[0].prompt, a, b))
+    return list(found.values())[:limit]
+
+
+def unswapped(answer: Outcome) -> Outcome:
+    """An answer to the swapped question in terms of the question itself."""
+    match answer:
+        case Verdict():
+            return answer.swap()
+        case Abstain():
+            return answer
+
+
+def merge(forward: Outcome, backward: Outcome) -> Outcome:
+    """One outcome of both orders: a flip is a tie, and what was not judged in one order is not judged."""
+    match forward, backward:
+        case (Abstain() as abstention, _) | (_, Abstain() as abstention):
+            return abstention
+        case Verdict(first), Verdict(second) if first == second:
+            return forward
+        case Verdict(first), Verdict(second):
+            return Verdict("tie", f"order decided: {first} when asked one way, {second} the other")
+    raise AssertionError("an outcome is a verdict or an abstention")
+
+
+def _prefers(outcome: Outcome) -> str | None:
+    return outcome.prefers if isinstance(outcome, Verdict) else None
+
+
+def _counts(
+    questions: Sequence[Comparison], forward: Sequence[Outcome], backward: Sequence[Outcome], merged: Sequence[Outcome]
+) -> Counts:
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for q, f, b, m in zip(questions, forward, backward, merged, strict=True):
+        family = counts[family_of(q.prompt.metadata)]
+        match m:
+            case Abstain(kind):
+                family[f"abstained:{kind}"] += 1
+            case Verdict(prefers):
+                family["compared"] += 1
+                family["tied"] += prefers == "tie"
+                family["flipped"] += {_prefers(f), _prefers(b)} == {"a", "b"}
+    return {family: dict(kinds) for family, kinds in counts.items()}
+
+
+def verdicts_of(tables: Sequence[pa.Table]) -> Mapping[str, list[dict[str, Any]]]:
+    """The decided comparisons (ties too) by prompt."""
+    found: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for table in tables:
+        for row in table.to_pylist():
+            if row["prefers"] is not None:
+                found[row["prompt_id"]].append(row)
+    return found

@@ -1,0 +1,49 @@
+"""Everything the pipeline raises on purpose, with the exit code that a script reads."""
+
+from __future__ import annotations
+
+
+class PipelineError(Exception):
+    """Something failed and is named; the message says what, where, and what to do."""
+
+    exit_code = 1
+
+
+class ConfigError(PipelineError):
+    """The configuration or the command line is wrong."""
+
+    exit_code = 2
+
+
+class BadPrompts(ConfigError):
+    """A prompt file is missing, empty, or has a row that cannot be read."""
+
+
+class UnreadableShard(PipelineError):
+    """A file of this run is damaged."""
+
+
+class BrokenLabeler(PipelineError):
+    """A labeler broke its contract or abstained too often: its labels cannot be trusted, so the run stops."""
+
+
+class EngineFailed(PipelineError):
+    """An engine died or a server cannot be reached."""
+
+
+class EnvironmentLacks(PipelineError):
+    """This machine lacks something that the run needs."""
+
+    exit_code = 3
+
+
+class BelowGate(PipelineError):
+    """The run finished, but below the asked yield."""
+
+    exit_code = 4
+
+
+class Busy(PipelineError):
+    """Another run holds this folder."""
+
+    exit_code = 75

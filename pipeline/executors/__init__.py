@@ -1,0 +1,32 @@
+"""Where work runs. The same work and receipts everywhere."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Protocol
+
+from pipeline.engines import Progress
+from pipeline.shards import Receipt
+from pipeline.work import Work
+
+
+class WorkerDied(Exception):
+    """The process that did the work ended without an answer: a labeler killed it, or the machine ran out of memory."""
+
+
+class Executor(Protocol):
+    """Runs work and owns the engines that stages borrow. One engine is loaded at a time: work that needs another waits
+    until it is asked for, and then the loaded one is closed first."""
+
+    slots: int
+    """Works without an engine that are worth having in flight."""
+
+    def submit(self, work: Work) -> Future[Receipt]:
+        """Starts the work. The future raises WorkerDied where the work may be tried again."""
+        ...
+
+    def progress(self) -> Progress:
+        """What all engines together have finished."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,126 @@
+"""One machine: threads share one engine, and a process pool does everything that needs none."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+
+from pipeline.engines import Engine, EngineSpec, Progress
+from pipeline.executors import WorkerDied
+from pipeline.shards import Receipt
+from pipeline.work import Stage, Transform, Work, perform
+
+ENGINE_SHARDS = 3
+"""Shards that feed one engine at once: while one drains, the next fill it."""
+
+
+class LocalExecutor:
+    """Work on this machine's cores and its one engine."""
+
+    def __init__(self, workers: int | None = None) -> None:
+        self.slots = max(1, workers or (os.cpu_count() or 2) - 1)
+        self._threads = ThreadPoolExecutor(ENGINE_SHARDS, thread_name_prefix="engine-shard")
+        self._pool = self._new_pool()
+        self._lock = threading.Lock()
+        self._spec: EngineSpec | None = None
+        self._engine: Engine | None = None
+        self._before = Progress()
+
+    def submit(self, work: Work) -> Future[Receipt]:
+        """Starts the work on a thread when it needs an engine, else in a process."""
+        if work.stage.engine is not None:
+            return self._threads.submit(self._perform_with_engine, work, work.stage.engine)
+        return self._submit_to_pool(work)
+
+    def progress(self) -> Progress:
+        """What this executor's engines have finished."""
+        now = self._engine.progress() if self._engine else Progress()
+        return Progress(self._before.requests + now.requests, self._before.tokens + now.tokens)
+
+    def close(self) -> None:
+        """Waits for work in flight, drops what has not begun, and gives the engine's memory back."""
+        self._threads.shutdown(cancel_futures=True)
+        self._pool.shutdown(cancel_futures=True)
+        self._close_engine()
+
+    def _perform_with_engine(self, work: Work, spec: EngineSpec) -> Receipt:
+        with work.stage.open(self._borrow(spec)) as transform:
+            return perform(work, transform)
+
+    def _borrow(self, spec: EngineSpec) -> Engine:
+        """The running engine of `spec`. The runner sends work for another engine only when this one is idle."""
+        with self._lock:
+            if self._engine is None or self._spec != spec:
+                self._close_engine()
+                self._engine, self._spec = spec.open(), spec
+            return self._engine
+
+    def _close_engine(self) -> None:
+        if self._engine is not None:
+            self._before = self.progress()
+            engine, self._engine, self._spec = self._engine, None, None
+            engine.close()
+
+    def _new_pool(self) -> ProcessPoolExecutor:
+        # Spawned, not forked: an engine's threads and locks must not be copied, nor this run's file lock inherited.
+        pool = ProcessPoolExecutor(self.slots, multiprocessing.get_context("spawn"), _die_with_parent, (os.getpid(),))
+        pool.submit(_warm_up)  # its imports run while an engine loads
+        return pool
+
+    def _submit_to_pool(self, work: Work) -> Future[Receipt]:
+        answer: Future[Receipt] = Future()
+        try:
+            inner = self._pool.submit(perform_in_worker, work)
+        except BrokenProcessPool:
+            self._pool = self._new_pool()
+            inner = self._pool.submit(perform_in_worker, work)
+        inner.add_done_callback(lambda done: _pass_on(done, answer))
+        return answer
+
+
+def _pass_on(done: Future[Receipt], answer: Future[Receipt]) -> None:
+    if done.cancelled():
+        answer.cancel()
+        return
+    error = done.exception()
+    if isinstance(error, BrokenProcessPool):
+        answer.set_exception(WorkerDied("the worker process died"))
+    elif error is not None:
+        answer.set_exception(error)
+    else:
+        answer.set_result(done.result())
+
+
+def perform_in_worker(work: Work) -> Receipt:
+    """Does the work in a pool's process, where an opened stage stays open for the next shard."""
+    return perform(work, _opened(work.stage))
+
+
+_STAGES = ExitStack()
+
+
+@functools.lru_cache(maxsize=64)
+def _opened(stage: Stage) -> Transform:
+    return _STAGES.enter_context(stage.open())
+
+
+def _warm_up() -> None:
+    import pyarrow.compute  # noqa: F401  the one slow import of every stage
+
+
+def _die_with_parent(parent: int) -> None:
+    """Ends this worker when the run dies, however it dies: an orphan must not write into a folder that another run holds."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt stops
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the call
+            os._exit(1)

@@ -1,0 +1,158 @@
+"""The stage that labels: each completion of a shard under one pointwise labeler."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from labelers.discovery import LabelerSpec
+from labelers.protocol import PointwiseLabeler
+from labelers.types import Abstain, Candidate, Completion, Message, Needs, Prompt, Score
+from pipeline import call
+from pipeline.engines import Engine, EngineSpec, Request, Sampling
+from pipeline.errors import BrokenLabeler
+from pipeline.prompts import family_of, prompts_of
+from pipeline.schema import COMPLETIONS, LABELS, PROMPTS
+from pipeline.shards import Counts
+from pipeline.work import Made, Transform
+
+BATCH_SIZE = 256
+TOO_FEW_TO_TELL = 10
+
+Where = tuple[tuple[str, tuple[str, ...]], ...]
+"""Which prompts: metadata key -> the values that are meant."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """Scores every completion whose prompt `where` selects.
+
+    Args:
+        labeler: what judges.
+        name: its name in this run.
+        where: metadata that a prompt must have; empty selects all.
+        max_abstained: the share of a shard's labels that may be abstentions before the run stops.
+    """
+
+    labeler: LabelerSpec
+    name: str
+    where: Where = ()
+    max_abstained: float = 0.5
+    pass_at: float | None = None
+    engine: EngineSpec | None = None
+
+    version: ClassVar[str] = "1"
+    reads: ClassVar[tuple[pa.Schema, ...]] = (PROMPTS, COMPLETIONS)
+    writes: ClassVar[pa.Schema] = LABELS
+
+    @property
+    def needs(self) -> Needs:
+        """The labeler's own needs."""
+        return self.labeler.build().needs
+
+    @contextmanager
+    def open(self, engine: Engine | None = None) -> Iterator[Transform]:
+        """The transform, with the labeler built once."""
+        labeler = self.labeler.build()
+        assert isinstance(labeler, PointwiseLabeler)
+        with tempfile.TemporaryDirectory(prefix=f"{self.name}-") as scratch:
+            ctx = Tools(Path(scratch), engine)
+            yield lambda prompts, completions: self._label(labeler, ctx, prompts_of(prompts), completions)
+
+    def _label(self, labeler: PointwiseLabeler, ctx: Tools, prompts: dict[str, Prompt], completions: pa.Table) -> Made:
+        batch = candidates(prompts, completions, self.where)
+        labels = [
+            label for i in range(0, len(batch), BATCH_SIZE) for label in call.score(labeler, batch[i : i + BATCH_SIZE], ctx)
+        ]
+        require_enough(self.name, labels, self.max_abstained)
+        table = pa.Table.from_pylist(
+            [_row(c, label, self.name, labeler.version) for c, label in zip(batch, labels, strict=True)], LABELS
+        )
+        return Made(table, _counts(batch, labels, self.pass_at))
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a labeler is handed: see labelers.protocol.Context."""
+
+    scratch: Path
+    engine: Engine | None = None
+    sampling: Sampling = Sampling(n=1, temperature=0.0, max_tokens=512, logprobs=False)
+
+    def generate(self, chats: Sequence[Sequence[Message]]) -> list[str | None]:
+        """The engine's reply to each chat; None where it gave none.
+
+        Raises:
+            BrokenLabeler: the labeler asks a model and the config names none.
+        """
+        if self.engine is None:
+            raise BrokenLabeler("the labeler asks a model and has none; hint: give it engine = { use = ..., model = ... }")
+        requests = [Request(str(number), tuple(chat), self.sampling, seed=0) for number, chat in enumerate(chats)]
+        replies = {g.request_id: g for g in self.engine.generate(requests)}
+        return [replies[r.id].outputs[0].text if replies[r.id].outputs else None for r in requests]
+
+
+def candidates(prompts: Mapping[str, Prompt], completions: pa.Table, where: Where) -> list[Candidate]:
+    """The completions to judge: those that exist, of the prompts that `where` selects, in the table's order."""
+    columns = ["completion_id", "prompt_id", "text", "finish_reason", "source", "n_tokens", "error"]
+    selected = {prompt_id for prompt_id, prompt in prompts.items() if selects(where, prompt)}
+    return [
+        Candidate(
+            prompts[row["prompt_id"]],
+            Completion(
+                row["completion_id"], row["prompt_id"], row["text"], row["finish_reason"], row["source"], row["n_tokens"]
+            ),
+        )
+        for row in completions.select(columns).to_pylist()
+        if row["error"] is None and row["prompt_id"] in selected
+    ]
+
+
+def selects(where: Where, prompt: Prompt) -> bool:
+    """Whether the prompt's metadata has one of the values meant for each key."""
+    return all(str(prompt.metadata.get(key)) in values for key, values in where)
+
+
+def require_enough(name: str, labels: Sequence[object], max_abstained: float) -> None:
+    """Raises BrokenLabeler when more than the allowed share abstained: such labels say little, and the reason is worth knowing."""
+    abstained = [label for label in labels if isinstance(label, Abstain)]
+    if len(labels) < TOO_FEW_TO_TELL or len(abstained) <= max_abstained * len(labels):
+        return
+    (kind, reason), times = Counter((a.kind, a.reason) for a in abstained).most_common(1)[0]
+    raise BrokenLabeler(
+        f"labeler {name}: abstained on {len(abstained)} of {len(labels)} items of a shard, {times} times as {kind}: {reason}; "
+        "hint: select the prompts it is for with where, mend the labeler, or raise its max_abstained"
+    )
+
+
+def _row(candidate: Candidate, label: Score | Abstain, name: str, version: str) -> dict[str, Any]:
+    scored = isinstance(label, Score)
+    return {
+        "completion_id": candidate.completion.id,
+        "prompt_id": candidate.prompt.id,
+        "labeler": name,
+        "labeler_version": version,
+        "reason": label.reason.encode("utf-8", "replace").decode(),
+        "value": label.value if scored else None,
+        "abstain": None if scored else label.kind,
+    }
+
+
+def _counts(batch: Sequence[Candidate], labels: Sequence[Score | Abstain], pass_at: float | None) -> Counts:
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for candidate, label in zip(batch, labels, strict=True):
+        family = counts[family_of(candidate.prompt.metadata)]
+        match label:
+            case Abstain(kind):
+                family[f"abstained:{kind}"] += 1
+            case Score(value):
+                family["scored"] += 1
+                family["passed"] += pass_at is not None and value >= pass_at
+    return {family: dict(kinds) for family, kinds in counts.items()}

@@ -1,0 +1,233 @@
+"""Prompts from files to shards: exact duplicates dropped and counted, bad rows named, new prompts in new shards."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from labelers.types import Message, Prompt
+from pipeline.errors import BadPrompts, ConfigError
+from pipeline.rows import Row, chat, read_rows
+from pipeline.schema import PROMPTS
+from pipeline.shards import read_receipt, read_shard, write_shard
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Which columns hold what.
+
+    Args:
+        prompt: the column with the prompt: a text or a list of {role, content}.
+        system: a column with a system message to put first.
+        target: the column with the known answer, or several (they become one object).
+        metadata: the columns to keep for routing and reports; None keeps all others that JSON can hold.
+        family: the column whose value groups the report; kept in metadata as `family`.
+    """
+
+    prompt: str = "prompt"
+    system: str | None = None
+    target: str | tuple[str, ...] | None = None
+    metadata: tuple[str, ...] | None = None
+    family: str = "family"
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Where prompts come from.
+
+    Args:
+        path: a file or several: JSONL, JSON, CSV, Parquet, compressed or not, local or any fsspec URL; a dataset folder; a Hub name.
+        fields: which columns hold what.
+        split: of a dataset folder or Hub name.
+        subset: of a Hub name: its configuration.
+        family: a family for every prompt of a file that has no such column.
+        limit: prompts to take at most.
+        shard_size: prompts in a shard; a shard is the unit of work and of what a crash can cost.
+        on_bad_row: `fail` stops at the first bad row, `skip` names and counts it.
+    """
+
+    path: str | tuple[str, ...]
+    fields: Fields = field(default_factory=Fields)
+    split: str = "train"
+    subset: str | None = None
+    family: str | None = None
+    limit: int | None = None
+    shard_size: int = 64
+    on_bad_row: Literal["fail", "skip"] = "fail"
+
+    def __post_init__(self) -> None:
+        if self.shard_size < 1:
+            raise ConfigError(f"prompts.shard_size is {self.shard_size}; hint: 1 or more")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"prompts.limit is {self.limit}; hint: 1 or more, or leave it out")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What the import found.
+
+    Args:
+        shards: the prompt shards that hold at least one of the run's prompts, in order.
+        active: the ids of the run's prompts; older prompts of the run's folder are not among them.
+        families: prompts by family.
+        duplicates: rows that repeat an earlier prompt and target.
+        bad: rows that were skipped, by place.
+    """
+
+    shards: tuple[Path, ...]
+    active: frozenset[str]
+    families: Mapping[str, int]
+    duplicates: int
+    bad: tuple[str, ...]
+
+
+def import_prompts(settings: Prompts, folder: Path) -> Imported:
+    """Writes the prompts that `folder` does not hold yet as new shards; those it holds stay where they are.
+
+    Raises:
+        BadPrompts: a file is missing or empty, or has a bad row and `on_bad_row` is `fail`.
+    """
+    # A shard without a receipt was never finished: it does not exist, and its name is free.
+    shards = [shard for shard in sorted(folder.glob("[0-9]*.parquet")) if read_receipt(shard)]
+    home = {prompt_id: shard for shard in shards for prompt_id in _ids(shard)}
+    active: dict[str, Path] = {}
+    families: Counter[str] = Counter()
+    found = _Found()
+    fresh: list[Prompt] = []
+    for prompt in _distinct(settings, found):
+        families[family_of(prompt.metadata)] += 1
+        active[prompt.id] = home.get(prompt.id, folder)
+        if prompt.id not in home:
+            fresh.append(prompt)
+        if len(fresh) == settings.shard_size:
+            shards.append(_write(folder, shards, fresh, active))
+            fresh = []
+    if fresh:
+        shards.append(_write(folder, shards, fresh, active))
+    if not active:
+        raise BadPrompts(f"{settings.path}: holds no prompt{found.described()}; hint: is it the right file?")
+    used = set(active.values())
+    kept = tuple(shard for shard in shards if shard in used)
+    return Imported(kept, frozenset(active), dict(families), found.duplicates, tuple(found.bad))
+
+
+def family_of(metadata: Mapping[str, Any]) -> str:
+    """The group that a prompt is reported under."""
+    return str(metadata.get("family") or "all")
+
+
+def prompts_of(table: pa.Table) -> dict[str, Prompt]:
+    """The prompts in a shard's table by id, in its order."""
+    return {row["prompt_id"]: _prompt_of(row) for row in table.to_pylist()}
+
+
+def _prompt_of(row: Mapping[str, Any]) -> Prompt:
+    messages = tuple(Message(turn["role"], turn["content"]) for turn in row["messages"])
+    target = None if row["target"] is None else json.loads(row["target"])
+    return Prompt(row["prompt_id"], messages, target, json.loads(row["metadata"]))
+
+
+@dataclass
+class _Found:
+    """What went past while reading."""
+
+    duplicates: int = 0
+    bad: list[str] = field(default_factory=list)
+
+    def described(self) -> str:
+        return f" ({len(self.bad)} bad rows, the first: {self.bad[0]})" if self.bad else ""
+
+
+def _distinct(settings: Prompts, found: _Found) -> Iterator[Prompt]:
+    """The prompts of all files in order, each once, at most `limit`."""
+    seen: set[str] = set()
+    paths = (settings.path,) if isinstance(settings.path, str) else settings.path
+    for row in (row for path in paths for row in read_rows(path, settings.split, settings.subset)):
+        try:
+            prompt = _parse(row, settings)
+        except (ValueError, TypeError) as error:
+            if settings.on_bad_row == "fail":
+                raise BadPrompts(f"{row.where}: {error}; hint: mend it, or skip such rows with prompts.on_bad_row") from None
+            found.bad.append(f"{row.where}: {error}")
+            continue
+        if prompt.id in seen:
+            found.duplicates += 1
+            continue
+        seen.add(prompt.id)
+        yield prompt
+        if len(seen) == settings.limit:
+            return
+
+
+def _parse(row: Row, settings: Prompts) -> Prompt:
+    """The prompt in a row. Raises ValueError with what is wrong with it."""
+    if row.error:
+        raise ValueError(row.error)
+    fields = settings.fields
+    messages = chat(_column(row, fields.prompt, "prompt"))
+    if fields.system and row.values.get(fields.system):
+        messages = (Message("system", str(row.values[fields.system])), *messages)
+    match fields.target:
+        case None:
+            target = None
+        case str(name):
+            target = _column(row, name, "target")
+        case names:
+            target = {name: _column(row, name, "target") for name in names}
+    prompt = Prompt.make(messages, target, _metadata(row, settings))
+    # What Parquet and JSON cannot hold is a bad row, not a crash of its shard later.
+    texts = [m.content for m in messages]
+    json.dumps([target, prompt.metadata, texts], allow_nan=False, ensure_ascii=False).encode("utf-8")
+    return prompt
+
+
+def _column(row: Row, name: str, meant: str) -> Any:
+    if name not in row.values:
+        raise ValueError(
+            f"has no column {name!r}, it has {', '.join(row.values)} (name yours with --set prompts.fields.{meant}=...)"
+        )
+    return row.values[name]
+
+
+def _metadata(row: Row, settings: Prompts) -> dict[str, Any]:
+    fields = settings.fields
+    used = {fields.prompt, fields.system, *((fields.target,) if isinstance(fields.target, str) else fields.target or ())}
+    names = fields.metadata if fields.metadata is not None else tuple(n for n in row.values if n not in used)
+    values = {name: row.values[name] for name in names if name in row.values and _is_json(row.values[name])}
+    family = row.values.get(fields.family, settings.family)
+    return {**values, "family": str(family)} if family is not None else values
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False).encode("utf-8")
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _ids(shard: Path) -> list[str]:
+    ids: list[str] = read_shard(shard, PROMPTS).column("prompt_id").to_pylist()
+    return ids
+
+
+def _write(folder: Path, shards: list[Path], prompts: list[Prompt], active: dict[str, Path]) -> Path:
+    shard = folder / f"{int(shards[-1].stem) + 1 if shards else 0:05d}.parquet"
+    rows = [
+        {
+            "prompt_id": p.id,
+            "messages": [{"role": m.role, "content": m.content} for m in p.messages],
+            "metadata": json.dumps(p.metadata, sort_keys=True, ensure_ascii=False),
+            "target": None if p.target is None else json.dumps(p.target, sort_keys=True, ensure_ascii=False),
+        }
+        for p in prompts
+    ]
+    write_shard(shard, pa.Table.from_pylist(rows, PROMPTS))
+    active.update((p.id, shard) for p in prompts)
+    return shard

@@ -6,7 +6,7 @@ import difflib
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError, UnreadableShard
 from pipeline.layouts import KINDS, LAYOUTS, Columns, Kind, Layout, as_lists, list_lengths
 from pipeline.shards import sync
 
@@ -122,9 +122,7 @@ def _n_rows(shard: Path) -> int:
     try:
         schema, rows = pq.read_schema(shard), pq.read_metadata(shard).num_rows
     except (OSError, pa.ArrowException) as error:
-        raise PipelineError(
-            f"{shard}: cannot be read ({str(error).splitlines()[0]}); hint: `python -m pipeline verify`"
-        ) from error
+        raise _damaged(shard, error) from error
     if missing := [name for name in _READ if name not in schema.names]:
         raise BadExport(f"{shard}: lacks {', '.join(missing)}; hint: docs/format.md names the columns of `pairs`")
     return int(rows)
@@ -162,20 +160,35 @@ def _appearing(final: Path) -> Iterator[Path]:
 
 def _rewrite(source: Path, target: Path, columns: Callable[[pa.RecordBatch], Columns], seen: _Seen) -> None:
     """One shard to one shard, batch by batch."""
-    writer: pq.ParquetWriter | None = None
+    with ExitStack() as closing:
+        writer: pq.ParquetWriter | None = None
+        for batch in _batches(source):
+            _check_and_count(batch, seen, source)
+            rows = pa.table({"pair_id": batch["pair_id"], **columns(batch)})
+            if writer is None:
+                writer = closing.enter_context(_writer(target, rows.schema))
+            writer.write_table(rows)
+
+
+def _writer(target: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(
+        target, schema, compression="zstd", use_dictionary=False, write_page_checksum=True, write_page_index=True
+    )
+
+
+def _batches(shard: Path) -> Iterator[pa.RecordBatch]:
+    """The rows of `shard`, their page checksums verified."""
     try:
-        with pq.ParquetFile(source, page_checksum_verification=True) as file:
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=_READ):
-                _check_and_count(batch, seen, source)
-                rows = pa.table({"pair_id": batch["pair_id"], **columns(batch)})
-                writer = writer or pq.ParquetWriter(
-                    target, rows.schema, compression="zstd", use_dictionary=False,
-                    write_page_checksum=True, write_page_index=True,
-                )  # fmt: skip
-                writer.write_table(rows)
-    finally:
-        if writer is not None:
-            writer.close()
+        with pq.ParquetFile(shard, page_checksum_verification=True) as file:
+            yield from file.iter_batches(batch_size=_BATCH_ROWS, columns=_READ)
+    except (OSError, pa.ArrowException) as error:
+        raise _damaged(shard, error) from error
+
+
+def _damaged(shard: Path, error: Exception) -> UnreadableShard:
+    return UnreadableShard(
+        f"{shard}: cannot be read ({str(error).splitlines()[0]}); hint: `python -m pipeline verify` says what is damaged"
+    )
 
 
 def _check_and_count(batch: pa.RecordBatch, seen: _Seen, source: Path) -> None:
@@ -203,16 +216,10 @@ def _notes(layout: Layout, seen: _Seen) -> tuple[str, ...]:
 
 
 def _readme(layout: Layout, kind: Kind, notes: tuple[str, ...]) -> str:
+    # No YAML header: with one, `datasets` keys its cache by the folder's name and the header, and would open another
+    # export of the same name in place of this one.
     lines = "".join(f"\n- {note}" for note in notes)
-    return f"""---
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: data/train-*
----
-
-Preference pairs in the layout of {layout}; `{kind.config}` names them.
+    return f"""Preference pairs in the layout of {layout}; `{kind.config}` names them.
 
     {kind.command}
 {lines}

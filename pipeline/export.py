@@ -187,7 +187,7 @@ def _batches(shard: Path) -> Iterator[pa.RecordBatch]:
 
 def _damaged(shard: Path, error: Exception) -> UnreadableShard:
     return UnreadableShard(
-        f"{shard}: cannot be read ({str(error).splitlines()[0]}); hint: `python -m pipeline verify` says what is damaged"
+        f"{shard}: cannot be read ({str(error).splitlines()[0]}); hint: `python -m pipeline verify` names the damage"
     )
 
 

@@ -14,8 +14,10 @@ Chat = Sequence[Message]
 class Context(Protocol):
     """The tools that the pipeline hands to a labeler; a test hands it a lambda instead."""
 
-    scratch: Path
-    """An empty folder that the labeler may write to; gone after the run."""
+    @property
+    def scratch(self) -> Path:
+        """An empty folder that the labeler may write to; gone after the run."""
+        ...
 
     def generate(self, chats: Sequence[Chat]) -> Sequence[str | None]:
         """The model's reply to each chat, in order; None where it gave none. Needs `Needs(engine=True)`."""

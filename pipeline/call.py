@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from labelers.errors import LabelerError
 from labelers.protocol import Context, PairwiseLabeler, PointwiseLabeler
@@ -32,8 +32,8 @@ def _answers(
     name: str,
     ask: Callable[[Sequence[Question]], Sequence[Answer]],
     batch: Sequence[Question],
-    kinds: tuple[type[Answer], type[Abstain]],
-) -> list[Answer | Abstain]:
+    kinds: tuple[type, ...],
+) -> list[Answer]:
     """Asks for the whole batch; where that raises, halves it until the poison item is alone."""
     if not batch:
         return []
@@ -43,16 +43,14 @@ def _answers(
         raise
     except Exception as error:  # a labeler is somebody else's code: anything may come out
         if len(batch) == 1:
-            return [Abstain("crashed", f"{type(error).__name__}: {error}"[:500])]
+            return [cast(Answer, Abstain("crashed", f"{type(error).__name__}: {error}"[:500]))]
         middle = len(batch) // 2
         return [answer for half in (batch[:middle], batch[middle:]) for answer in _answers(name, ask, half, kinds)]
     _require(name, answers, batch, kinds)
     return list(answers)
 
 
-def _require(
-    name: str, answers: Sequence[object], batch: Sequence[object], kinds: tuple[type, type[Abstain]]
-) -> None:
+def _require(name: str, answers: Sequence[object], batch: Sequence[object], kinds: tuple[type, ...]) -> None:
     if not isinstance(answers, Sequence) or isinstance(answers, str):
         raise BrokenLabeler(f"labeler {name}: gave {answers!r:.80}; hint: return a list with one label an item")
     if len(answers) != len(batch):

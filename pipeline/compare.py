@@ -78,7 +78,9 @@ class Compare:
         rows = [self._row(labeler, *row) for row in zip(questions, forward, backward, merged, strict=True)]
         return Made(pa.Table.from_pylist(rows, COMPARISONS), _counts(questions, forward, backward, merged))
 
-    def _row(self, labeler: PairwiseLabeler, q: Comparison, forward: Outcome, backward: Outcome, merged: Outcome) -> Any:
+    def _row(
+        self, labeler: PairwiseLabeler, q: Comparison, forward: Outcome, backward: Outcome, merged: Outcome
+    ) -> Any:
         return {
             "comparison_id": content_id(self.name, labeler.version, q.a.id, q.b.id),
             "prompt_id": q.prompt.id,

@@ -128,7 +128,7 @@ class Config:
 
 
 for _section in (Config, Source, LabelerEntry, Published, Prompts, Fields, Pairs, Vllm, Http, Replay):
-    _section.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]  # an unknown key is an error
+    setattr(_section, "__pydantic_config__", {"extra": "forbid"})  # noqa: B010  an unknown key is an error
 
 
 def load(path: Path | None = None, settings: Sequence[str] = (), limit: int | None = None) -> Config:
@@ -157,7 +157,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); hint: python -m pipeline run CONFIG.toml") from None
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); hint: python -m pipeline run CONFIG.toml"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: is not TOML: {error}") from None
 
@@ -283,7 +285,9 @@ def _check_labeler(entry: LabelerEntry, where: str) -> None:
     except LabelerError as error:
         raise ConfigError(f"{where}: {error}") from error
     if needs.engine and entry.engine is None:
-        raise ConfigError(f'{where}: {entry.use} asks a model; hint: engine = {{ use = "http", base_url = ..., model = ... }}')
+        raise ConfigError(
+            f'{where}: {entry.use} asks a model; hint: engine = {{ use = "http", base_url = ..., model = ... }}'
+        )
     if entry.engine is not None:
         entry.engine.check()
 
@@ -291,7 +295,9 @@ def _check_labeler(entry: LabelerEntry, where: str) -> None:
 def _require_names(path: Path, key: str, names: Sequence[str]) -> None:
     for name in names:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-            raise ConfigError(f"{path}: {key}: the name {name!r} is no folder's name; hint: letters, digits, '.', '_', '-'")
+            raise ConfigError(
+                f"{path}: {key}: the name {name!r} is no folder's name; hint: letters, digits, '.', '_', '-'"
+            )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(f"{path}: {key}: {', '.join(twice)} stands twice; hint: give each its own name")

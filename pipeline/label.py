@@ -69,7 +69,9 @@ class Label:
     def _label(self, labeler: PointwiseLabeler, ctx: Tools, prompts: dict[str, Prompt], completions: pa.Table) -> Made:
         batch = candidates(prompts, completions, self.where)
         labels = [
-            label for i in range(0, len(batch), BATCH_SIZE) for label in call.score(labeler, batch[i : i + BATCH_SIZE], ctx)
+            label
+            for i in range(0, len(batch), BATCH_SIZE)
+            for label in call.score(labeler, batch[i : i + BATCH_SIZE], ctx)
         ]
         require_enough(self.name, labels, self.max_abstained)
         table = pa.Table.from_pylist(
@@ -93,7 +95,9 @@ class Tools:
             BrokenLabeler: the labeler asks a model and the config names none.
         """
         if self.engine is None:
-            raise BrokenLabeler("the labeler asks a model and has none; hint: give it engine = { use = ..., model = ... }")
+            raise BrokenLabeler(
+                "the labeler asks a model and has none; hint: give it engine = { use = ..., model = ... }"
+            )
         requests = [Request(str(number), tuple(chat), self.sampling, seed=0) for number, chat in enumerate(chats)]
         replies = {g.request_id: g for g in self.engine.generate(requests)}
         return [replies[r.id].outputs[0].text if replies[r.id].outputs else None for r in requests]
@@ -107,7 +111,12 @@ def candidates(prompts: Mapping[str, Prompt], completions: pa.Table, where: Wher
         Candidate(
             prompts[row["prompt_id"]],
             Completion(
-                row["completion_id"], row["prompt_id"], row["text"], row["finish_reason"], row["source"], row["n_tokens"]
+                row["completion_id"],
+                row["prompt_id"],
+                row["text"],
+                row["finish_reason"],
+                row["source"],
+                row["n_tokens"],
             ),
         )
         for row in completions.select(columns).to_pylist()
@@ -121,7 +130,7 @@ def selects(where: Where, prompt: Prompt) -> bool:
 
 
 def require_enough(name: str, labels: Sequence[object], max_abstained: float) -> None:
-    """Raises BrokenLabeler when more than the allowed share abstained: such labels say little, and the reason is worth knowing."""
+    """Raises BrokenLabeler when more than the allowed share abstained: so few labels say little, and why is worth knowing."""
     abstained = [label for label in labels if isinstance(label, Abstain)]
     if len(labels) < TOO_FEW_TO_TELL or len(abstained) <= max_abstained * len(labels):
         return
@@ -133,15 +142,15 @@ def require_enough(name: str, labels: Sequence[object], max_abstained: float) ->
 
 
 def _row(candidate: Candidate, label: Score | Abstain, name: str, version: str) -> dict[str, Any]:
-    scored = isinstance(label, Score)
+    value, kind = (label.value, None) if isinstance(label, Score) else (None, label.kind)
     return {
         "completion_id": candidate.completion.id,
         "prompt_id": candidate.prompt.id,
         "labeler": name,
         "labeler_version": version,
         "reason": label.reason.encode("utf-8", "replace").decode(),
-        "value": label.value if scored else None,
-        "abstain": None if scored else label.kind,
+        "value": value,
+        "abstain": kind,
     }
 
 
@@ -154,5 +163,6 @@ def _counts(batch: Sequence[Candidate], labels: Sequence[Score | Abstain], pass_
                 family[f"abstained:{kind}"] += 1
             case Score(value):
                 family["scored"] += 1
-                family["passed"] += pass_at is not None and value >= pass_at
+                if pass_at is not None:
+                    family["passed"] += value >= pass_at
     return {family: dict(kinds) for family, kinds in counts.items()}

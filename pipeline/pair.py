@@ -81,6 +81,7 @@ class Pairing:
         pairs: list[Row] = []
         for prompt in prompts.values():
             family = counts[family_of(prompt.metadata)]
+            family["prompts"] += 1
             chosen, made_by = self._choose(groups[prompt.id], grades, verdicts.get(prompt.id, ()), family)
             family.update({f"dropped:{reason}": n for reason, n in chosen.dropped.items()})
             family["pairs"] += len(chosen.pairs)

@@ -36,7 +36,9 @@ class Step:
 
     def work(self, prompts: Path) -> Work:
         """This step on the shard of `prompts`."""
-        return Work(self.stage, (prompts, *(folder / prompts.name for folder in self.inputs)), self.folder / prompts.name)
+        return Work(
+            self.stage, (prompts, *(folder / prompts.name for folder in self.inputs)), self.folder / prompts.name
+        )
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ class Prompts:
     """Where prompts come from.
 
     Args:
-        path: a file or several: JSONL, JSON, CSV, Parquet, compressed or not, local or any fsspec URL; a dataset folder; a Hub name.
+        path: a file or several: JSONL, JSON, CSV, Parquet, compressed or not, local or any fsspec URL; a dataset folder; or
+            a Hub name.
         fields: which columns hold what.
         split: of a dataset folder or Hub name.
         subset: of a Hub name: its configuration.
@@ -153,7 +154,9 @@ def _distinct(settings: Prompts, found: _Found) -> Iterator[Prompt]:
             prompt = _parse(row, settings)
         except (ValueError, TypeError) as error:
             if settings.on_bad_row == "fail":
-                raise BadPrompts(f"{row.where}: {error}; hint: mend it, or skip such rows with prompts.on_bad_row") from None
+                raise BadPrompts(
+                    f"{row.where}: {error}; hint: mend it, or skip such rows with prompts.on_bad_row"
+                ) from None
             found.bad.append(f"{row.where}: {error}")
             continue
         if prompt.id in seen:
@@ -197,7 +200,11 @@ def _column(row: Row, name: str, meant: str) -> Any:
 
 def _metadata(row: Row, settings: Prompts) -> dict[str, Any]:
     fields = settings.fields
-    used = {fields.prompt, fields.system, *((fields.target,) if isinstance(fields.target, str) else fields.target or ())}
+    used = {
+        fields.prompt,
+        fields.system,
+        *((fields.target,) if isinstance(fields.target, str) else fields.target or ()),
+    }
     names = fields.metadata if fields.metadata is not None else tuple(n for n in row.values if n not in used)
     values = {name: row.values[name] for name in names if name in row.values and _is_json(row.values[name])}
     family = row.values.get(fields.family, settings.family)

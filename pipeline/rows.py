@@ -49,7 +49,9 @@ def read_rows(path: str, split: str = "train", subset: str | None = None) -> Ite
     try:
         yield from reader(path) if reader else _dataset(path, split, subset)
     except FileNotFoundError as error:
-        raise BadPrompts(f"{path}: no such file; hint: paths in a config are looked for beside the config file") from error
+        raise BadPrompts(
+            f"{path}: no such file; hint: paths in a config are looked for beside the config file"
+        ) from error
     except (OSError, pa.ArrowException, EOFError) as error:
         raise BadPrompts(f"{path}: cannot be read: {error}") from error
 

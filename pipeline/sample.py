@@ -39,7 +39,12 @@ class Sample:
 
     def identity(self) -> dict[str, Any]:
         """What decides the completions, for the fingerprint."""
-        return {"source": self.source, "engine": self.engine.identity(), "sampling": asdict(self.sampling), "seed": self.seed}
+        return {
+            "source": self.source,
+            "engine": self.engine.identity(),
+            "sampling": asdict(self.sampling),
+            "seed": self.seed,
+        }
 
     @contextmanager
     def open(self, engine: Engine | None = None) -> Iterator[Transform]:
@@ -94,8 +99,6 @@ class Sample:
 
 def _counts(prompts: dict[str, Prompt], rows: list[dict[str, Any]]) -> Counts:
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for prompt in prompts.values():
-        counts[family_of(prompt.metadata)]["prompts"] += 1
     for row in rows:
         family = counts[family_of(prompts[row["prompt_id"]].metadata)]
         if row["error"] is not None:

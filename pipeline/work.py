@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -33,8 +33,8 @@ class Stage(Protocol):
     `engine` names the engine that it borrows; the executor owns engines and hands the running one to `open`.
     """
 
-    version: ClassVar[str]
-
+    @property
+    def version(self) -> str: ...
     @property
     def needs(self) -> Needs: ...
     @property
@@ -44,6 +44,7 @@ class Stage(Protocol):
     @property
     def writes(self) -> pa.Schema: ...
     def open(self, engine: Engine | None = None) -> AbstractContextManager[Transform]: ...
+    def __hash__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -83,5 +84,5 @@ def perform(work: Work, transform: Transform) -> Receipt:
     seconds = time.monotonic() - started
     if not made.table.schema.equals(work.stage.writes):
         raise TypeError(f"{type(work.stage).__name__} made other columns than it declares: {made.table.schema}")
-    receipt_path(work.output).unlink(missing_ok=True)  # a stale receipt must not vouch for the file that replaces its own
+    receipt_path(work.output).unlink(missing_ok=True)  # a stale one must not vouch for the new file
     return write_shard(work.output, made.table, hashes or (), seconds, made.counts)

@@ -100,7 +100,8 @@ class Engine(Protocol):
 class EngineSpec(Protocol):
     """The settings of an engine: a frozen dataclass, hashable, with `use` naming its kind."""
 
-    use: str
+    @property
+    def use(self) -> str: ...
 
     def check(self) -> None:
         """Finds what is wrong before anything is loaded. Raises ConfigError or EnvironmentLacks with a hint."""

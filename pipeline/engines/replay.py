@@ -10,8 +10,8 @@ from typing import Any, Literal
 from labelers.types import Message, content_id
 from pipeline.engines import EngineInfo, Generation, Progress, Request, Sampled, finish_reason, valid_text
 from pipeline.errors import BadPrompts, ConfigError
-from pipeline.shards import file_sha256
 from pipeline.rows import Row, chat, read_rows
+from pipeline.shards import file_sha256
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,9 @@ class RunningReplay:
         for request in requests:
             outputs = tuple(self._by_prompt.get(_key(request.messages), ()))
             self._progress = Progress(self._progress.requests + 1)
-            yield Generation(request.id, outputs, error=None if outputs else "the file has no completion of this prompt")
+            yield Generation(
+                request.id, outputs, error=None if outputs else "the file has no completion of this prompt"
+            )
 
     def progress(self) -> Progress:
         """Requests answered so far."""

@@ -6,6 +6,7 @@ import itertools
 import os
 import queue
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -92,7 +93,9 @@ def check_model(model: str) -> None:
     folder = Path(model)
     if not folder.is_dir():
         if model.startswith(("/", ".", "~")) or model.count("/") > 1:
-            raise ConfigError(f"model {model}: no such folder; hint: a path to a model folder, or a Hub name like org/name")
+            raise ConfigError(
+                f"model {model}: no such folder; hint: a path to a model folder, or a Hub name like org/name"
+            )
         return
     if not (folder / "config.json").is_file():
         raise ConfigError(f"model {model}: has no config.json; hint: save it with save_pretrained")
@@ -243,6 +246,8 @@ def _start(spec: Vllm) -> Any:
     """The vLLM engine. Environment first: vLLM and torch read it while they are imported."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if spec.in_process else "1"
     if spec.in_process:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # otherwise 7x slower on CPU (shared/sampling-speed.md)
@@ -260,6 +265,7 @@ def _start(spec: Vllm) -> Any:
         enforce_eager=spec.enforce_eager,
         trust_remote_code=spec.trust_remote_code,
         disable_log_stats=True,
+        use_tqdm_on_load=False,
         # The sampler is the config's alone: a model's generation_config must not set temperature or top-k behind its back.
         generation_config="vllm",
         **{name: value for name, value in optional.items() if value is not None},

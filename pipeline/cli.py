@@ -1,0 +1,176 @@
+"""`python -m pipeline`: stdout is data, stderr is talk, exit codes are for scripts (docs: README, "Exit codes")."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import BelowGate, PipelineError
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Sample with vLLM, label by machine, pair, and store as Parquet.",
+)  # fmt: skip
+
+ConfigFile = Annotated[
+    Path | None, typer.Argument(metavar="[CONFIG.toml]", help="The run's configuration; none is the quick start.")
+]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over the config: sources.0.n=8")
+]
+Root = Annotated[Path, typer.Option(help="The folder that holds runs.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Prompts to take at most.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, e.g. runs/quickstart.")]
+
+RUNS = Path("runs")
+
+
+@app.command()
+def run(
+    config: ConfigFile = None, settings: Set = None, root: Root = RUNS, limit: Limit = None, as_json: AsJson = False
+) -> None:
+    """Make a dataset. What is finished already is left as it is."""
+    from pipeline import report
+    from pipeline.config import load
+    from pipeline.run import describe_failures
+    from pipeline.run import run as run_whole
+
+    loaded = load(config, settings or (), limit)
+    say(f"run {loaded.name}: {len(loaded.sources)} sources, {len(loaded.labelers)} labelers, in {root / loaded.name}")
+    finished = run_whole(loaded, root)
+    for row in finished.imported.bad:
+        say(f"skipped {row}")
+    if finished.imported.duplicates:
+        say(f"dropped {finished.imported.duplicates} repeated prompts")
+    if as_json:
+        print(json.dumps(report.as_json(finished)))
+    else:
+        print(report.closing(finished, loaded))
+    if finished.failed:
+        raise PipelineError(f"{len(finished.failed)} shards could not be made:\n{describe_failures(finished.failed)}")
+    if finished.version.rows < loaded.dataset.min_pairs:
+        raise BelowGate(
+            f"{finished.version.rows} pairs, fewer than dataset.min_pairs = {loaded.dataset.min_pairs}; "
+            "hint: the table says what was dropped and why"
+        )
+
+
+@app.command()
+def plan(config: ConfigFile = None, settings: Set = None, root: Root = RUNS, limit: Limit = None) -> None:
+    """Say what a run would do, and what of it is done. Loads no engine, writes nothing but prompt shards."""
+    from pipeline.config import load
+    from pipeline.plan import make_plan
+    from pipeline.prompts import import_prompts
+    from pipeline.report import aligned
+    from pipeline.run import locked
+    from pipeline.work import finished
+
+    loaded = load(config, settings or (), limit)
+    folder = root / loaded.name
+    with locked(folder):
+        imported = import_prompts(loaded.prompts, folder / "prompts")
+        steps = make_plan(loaded, folder).steps
+        done = [sum(finished(step.work(shard)) is not None for shard in imported.shards) for step in steps]
+    rows = [(step.folder.name, f"{n} of {len(imported.shards)} shards") for step, n in zip(steps, done, strict=True)]
+    n_completions = len(imported.active) * sum(source.n for source in loaded.sources)
+    print(aligned([("stage", "done"), *rows]))
+    print(
+        f"{len(imported.active)} prompts, {n_completions} completions of at most {max(s.max_tokens for s in loaded.sources)} tokens"
+    )
+
+
+@app.command()
+def status(run: Run, as_json: AsJson = False) -> None:
+    """Say which shards of a run exist. Works beside a live run."""
+    from pipeline.report import aligned
+    from pipeline.shards import read_receipt
+
+    require_run(run)
+    folders = [f for f in sorted(run.iterdir()) if f.is_dir() and not f.is_symlink() and f.name != "versions"]
+    found = {f.name: [r for shard in sorted(f.glob("[0-9]*.parquet")) if (r := read_receipt(shard))] for f in folders}
+    if as_json:
+        print(json.dumps({name: {"shards": len(r), "rows": sum(x.rows for x in r)} for name, r in found.items()}))
+        return
+    rows = [(name, len(r), sum(x.rows for x in r), sum(x.abstained for x in r)) for name, r in found.items()]
+    print(aligned([("stage", "shards", "rows", "abstained"), *rows]))
+
+
+@app.command()
+def show(run: Run, n: Annotated[int, typer.Option(min=1, help="Pairs to show.")] = 1, start: int = 0) -> None:
+    """Show pairs of a run's newest dataset."""
+    import itertools
+
+    from pipeline.report import example
+    from pipeline.rows import read_rows
+
+    require_run(run)
+    files = sorted((run / "dataset" / "data").glob("*.parquet"))
+    rows = (row for file in files for row in read_rows(str(file)))
+    for row in itertools.islice(rows, start, start + n):
+        print(f"pair {row.values['pair_id']}\n{example(row.values)}\n")
+
+
+@app.command()
+def versions(run: Run, as_json: AsJson = False) -> None:
+    """List a run's dataset versions, oldest first."""
+    from pipeline.report import aligned
+    from pipeline.versions import manifests
+
+    require_run(run)
+    found = manifests(run)
+    if as_json:
+        print(json.dumps(found))
+        return
+    print(aligned([("version", "created", "pairs"), *((m["number"], m["created"], m["rows"]) for m in found)]))
+
+
+def main() -> None:
+    """The command line. Ends the process with the exit code of what happened."""
+    with exit_codes():
+        app(standalone_mode=True)
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turns what the pipeline raises into its message on stderr and its exit code."""
+    from labelers.errors import LabelerError
+
+    try:
+        yield
+    except PipelineError as error:
+        leave(f"error: {error}", error.exit_code)
+    except LabelerError as error:
+        leave(f"error: {error}", 2)
+    except KeyboardInterrupt:
+        leave("interrupted; what is finished is kept, and the same command goes on from there", 130)
+
+
+def leave(message: str, code: int) -> None:
+    """Says why and ends the process, without waiting for threads that an engine left behind."""
+    say(message)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def say(message: str) -> None:
+    """Talk, to stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def require_run(run: Path) -> None:
+    """Raises ConfigError when the folder holds no run."""
+    from pipeline.errors import ConfigError
+
+    if not (run / "config.json").is_file():
+        raise ConfigError(
+            f"{run}: holds no run; hint: a folder like runs/quickstart that `python -m pipeline run` made"
+        )

@@ -1,0 +1,119 @@
+"""A whole run: prompts in, a dataset version out. Everything that is finished already is left as it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from pydantic import TypeAdapter
+
+from pipeline.config import Config
+from pipeline.errors import Busy, EnvironmentLacks, PipelineError
+from pipeline.executors import Executor
+from pipeline.executors.local import LocalExecutor
+from pipeline.plan import Plan, make_plan
+from pipeline.progress import Bars
+from pipeline.prompts import Imported, import_prompts
+from pipeline.report import Family, count, summarize
+from pipeline.runner import Outcome, Runner
+from pipeline.schema import PAIR_SHARD
+from pipeline.shards import read_shard, write_json
+from pipeline.versions import Version, publish
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run came to.
+
+    Args:
+        failed: outputs that could not be made, and why; the version holds all the others.
+    """
+
+    folder: Path
+    version: Version
+    imported: Imported
+    families: list[Family]
+    failed: dict[Path, BaseException]
+    example: dict[str, Any] | None
+
+
+def run(config: Config, root: Path, executor: Callable[[], Executor] = LocalExecutor) -> Finished:
+    """Makes what is missing of the run `root`/`config.name` and publishes it.
+
+    Raises:
+        Busy: another run holds the folder.
+        PipelineError: what cannot be survived, with where and a hint.
+    """
+    folder = root / config.name
+    with locked(folder):
+        write_json(folder / "config.json", TypeAdapter(Config).dump_python(config, mode="json"))
+        imported = import_prompts(config.prompts, folder / "prompts")
+        plan = make_plan(config, folder)
+        outcome = _perform(plan, imported, executor)
+        shards = [work for shard in imported.shards if (work := plan.pairs.folder / shard.name) in outcome.receipts]
+        if not shards:
+            raise PipelineError(describe_failures(outcome.failed) or f"{folder}: no shard was finished")
+        counts = count(plan, imported.shards, outcome.receipts)
+        version = publish(folder, config, plan, shards, outcome.receipts, imported.active, counts)
+        return Finished(folder, version, imported, summarize(counts), outcome.failed, _first_pair(shards))
+
+
+def describe_failures(failed: dict[Path, BaseException]) -> str:
+    """The failed shards, a line each."""
+    return "\n".join(f"{path.parent.name}/{path.name}: {type(e).__name__}: {e}" for path, e in sorted(failed.items()))
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the run's folder; the lock dies with its owner, however that ends.
+
+    Raises:
+        Busy: another run holds it.
+        EnvironmentLacks: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise Busy(
+            f"{folder}: another run holds this folder; hint: wait for it, or take another --set name=..."
+        ) from None
+    except OSError as error:
+        raise EnvironmentLacks(
+            f"{folder}: cannot be written ({error.strerror}); hint: --root another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _perform(plan: Plan, imported: Imported, executor: Callable[[], Executor]) -> Outcome:
+    works = plan.works(imported.shards)
+    running = executor()
+    try:
+        with Bars(plan, works, running) as bars:
+            return Runner(works, running, bars.update).run()
+    finally:
+        running.close()
+
+
+def _first_pair(shards: list[Path]) -> dict[str, Any] | None:
+    for shard in shards:
+        table = read_shard(shard, PAIR_SHARD)
+        if table.num_rows:
+            pair: dict[str, Any] = table.slice(0, 1).to_pylist()[0]
+            return pair
+    return None
+
+
+def stored_config(folder: Path) -> dict[str, Any]:
+    """The resolved configuration that a run's folder keeps."""
+    stored: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return stored

@@ -1,0 +1,162 @@
+"""Dataset versions: an immutable folder and a manifest for each, and one pointer to the newest."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from labelers.types import content_id
+from pipeline.card import card
+from pipeline.config import Config
+from pipeline.plan import Plan
+from pipeline.schema import PAIR_SHARD, PAIRS, SAMPLER_LOGPS
+from pipeline.shards import Counts, Receipt, read_shard, sync, write_json, write_parquet
+
+ROWS_PER_FILE = 50_000
+
+
+@dataclass(frozen=True)
+class Version:
+    """A published dataset.
+
+    Args:
+        number: counted from 1.
+        folder: the Hugging Face dataset folder.
+        rows: pairs in it.
+        is_new: this call made it; False when nothing had changed since.
+    """
+
+    number: int
+    folder: Path
+    rows: int
+    is_new: bool
+
+
+def publish(
+    run: Path, config: Config, plan: Plan, shards: Sequence[Path], receipts: dict[Path, Receipt], active: frozenset[str],
+    counts: dict[str, Counts],
+) -> Version:  # fmt: skip
+    """Makes the next version of the pairs in `shards`, unless the newest one is the same already.
+
+    Args:
+        active: the prompts that the run has now; pairs of others stay in their shards and out of the version.
+        counts: what each kind of stage counted, for the card.
+    """
+    listed = [{"path": str(s.relative_to(run)), "sha256": receipts[s].sha256, "rows": receipts[s].rows} for s in shards]
+    lineage = _lineage(config, plan)
+    content = content_id(listed, sorted(active), lineage)
+    newest = newest_version(run)
+    if newest and newest["content"] == content and (run / "versions" / f"{newest['number']:04d}").is_dir():
+        folder = run / "versions" / f"{newest['number']:04d}"
+        _point(run / "dataset", folder)
+        return Version(newest["number"], folder, newest["rows"], is_new=False)
+    number = newest["number"] + 1 if newest else 1
+    folder = run / "versions" / f"{number:04d}"
+    rows = _write_folder(folder, shards, active, lambda rows: card(config, rows, counts, lineage, number))
+    manifest = {
+        "number": number,
+        "content": content,
+        "rows": rows,
+        "shards": listed,
+        "counts": counts,
+        "lineage": lineage,
+    }
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(folder.with_suffix(".json"), {**manifest, "created": created})
+    _point(run / "dataset", folder)
+    return Version(number, folder, rows, is_new=True)
+
+
+def manifests(run: Path) -> list[dict[str, Any]]:
+    """The manifests of all versions, oldest first."""
+    found = sorted((run / "versions").glob("[0-9]*.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in found]
+
+
+def newest_version(run: Path) -> dict[str, Any] | None:
+    """The newest manifest; None before the first."""
+    found = manifests(run)
+    return found[-1] if found else None
+
+
+def _lineage(config: Config, plan: Plan) -> dict[str, Any]:
+    """What made the pairs: enough to make them again."""
+    code = metadata.version("preference-pipeline")
+    return {
+        "code_version": code,
+        "parent": config.parent,
+        "sources": {step.name: step.stage.identity() for step in plan.of_kind("completions")},  # type: ignore[attr-defined]
+        "labelers": {
+            e.label: {"use": e.use, "version": e.spec.build().version, "fingerprint": e.spec.fingerprint()}
+            for e in config.labelers
+        },
+        "pairs": asdict(config.pairs),
+        "license": config.dataset.license,
+        "seed": config.seed,
+    }
+
+
+def _write_folder(folder: Path, shards: Sequence[Path], active: frozenset[str], card_of: Any) -> int:
+    """Writes the dataset folder beside its place and renames it whole. Returns its rows."""
+    beside = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)  # without a manifest it was never published
+    rows = _write_tables(beside, _active_tables(shards, active))
+    (beside / "README.md").write_text(card_of(rows), encoding="utf-8")
+    for path in [*beside.rglob("*"), beside]:
+        sync(path)
+    os.rename(beside, folder)
+    sync(folder.parent)
+    return rows
+
+
+def _active_tables(shards: Sequence[Path], active: frozenset[str]) -> Iterator[pa.Table]:
+    wanted = pa.array(sorted(active), pa.string())
+    for shard in shards:
+        table = read_shard(shard, PAIR_SHARD)
+        yield table.filter(pc.is_in(table["prompt_id"], value_set=wanted))
+
+
+def _write_tables(folder: Path, tables: Iterator[pa.Table]) -> int:
+    """Writes both configs of the dataset in files of a like number of rows; memory holds one file at most."""
+    files = {"data": PAIRS, "sampler_logps": SAMPLER_LOGPS}
+    for name in files:
+        (folder / name).mkdir(parents=True)
+    pending: list[pa.Table] = []
+    n_files = total = 0
+    for table in itertools.chain(tables, [None]):
+        pending += [table] if table is not None else []
+        n_rows = sum(t.num_rows for t in pending)
+        if n_rows >= ROWS_PER_FILE or (table is None and (n_rows or not n_files)):
+            whole = pa.concat_tables(pending) if pending else PAIR_SHARD.empty_table()
+            for name, schema in files.items():
+                write_parquet(folder / name / f"part-{n_files:05d}", whole.select(schema.names).cast(schema))
+            pending, n_files, total = [], n_files + 1, total + n_rows
+    for name in files:
+        for number in range(n_files):
+            (folder / name / f"part-{number:05d}").rename(
+                folder / name / f"train-{number:05d}-of-{n_files:05d}.parquet"
+            )
+    return total
+
+
+def _point(pointer: Path, folder: Path) -> None:
+    """Makes `pointer` a link to `folder`, in one step."""
+    target = folder.relative_to(pointer.parent)
+    if pointer.is_symlink() and pointer.readlink() == target:
+        return
+    beside = pointer.with_name(f".{pointer.name}.part")
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(target)
+    os.replace(beside, pointer)

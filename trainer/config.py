@@ -1,0 +1,111 @@
+"""Every option of every command: a frozen dataclass per command, its fields are the options. Standard library only.
+
+A field's help is one sentence and, where its default is a number, where the number is from ("own" = chosen here, not measured).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import MISSING, dataclass, field
+from typing import Any, Literal
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+Schedule = Literal["linear", "cosine", "constant"]
+
+# Options that change where or how fast a run goes, never the weights it ends with: not part of the fingerprint.
+NOT_IN_FINGERPRINT = frozenset(
+    {"out", "data", "model", "cache", "resume", "log_every", "checkpoint_every", "keep_checkpoints", "tensorboard", "drift_sample"}
+)
+
+
+def option(help: str, default: Any = MISSING) -> Any:
+    """A field with its help sentence; without a default it must be given."""
+    return field(metadata={"help": help}, **({} if default is MISSING else {"default": default}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which model, which data, and how numbers are kept."""
+
+    data: tuple[str, ...] = option("the data: a dataset folder, or files")
+    model: str = option("the model to start from: a local Hugging Face folder, or a Hub name")
+    out: str = option("the folder to write to")
+    device: Literal["auto", "cpu", "cuda"] = option("where to compute; auto = cuda when there is one", "auto")
+    dtype: Dtype = option(
+        "the weights' type in the forward pass; the optimizer keeps float32 either way; auto = bfloat16 on cuda, float32 on cpu", "auto"
+    )
+    attention: str = option("transformers' attention implementation", "sdpa")
+    max_length: int = option("most tokens of prompt and completion; longer rows are dropped and counted (TRL's 1024, doubled: own)", 2048)
+    micro_batch_tokens: int = option("token budget of one forward pass, padding included; lower it when memory runs out (own)", 8192)
+    head_mib: int = option("memory for float32 logits; above it they are computed in pieces, again in the backward pass (own)", 256)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(ModelOptions):
+    """What every training command shares."""
+
+    epochs: int = option("passes over the data (field-notes, Training: one epoch)", 1)
+    max_steps: int = option("stop after this many optimizer steps; 0 = all (own)", 0)
+    lr: float = option("peak learning rate (field-notes, Training: 5e-7 to 1e-6 for full fine-tuning)", 1e-6)
+    schedule: Schedule = option("how the rate falls after the warm-up", "cosine")
+    warmup: float = option("share of the steps in which the rate rises from 0 (Tulu 3: 0.1)", 0.1)
+    min_lr: float = option("the rate at the end, as a share of the peak (own)", 0.0)
+    weight_decay: float = option("AdamW's decoupled weight decay, on matrices only (DPO's own code: none)", 0.0)
+    adam_beta1: float = option("AdamW's first-moment decay (torch's default)", 0.9)
+    adam_beta2: float = option("AdamW's second-moment decay (torch's default)", 0.999)
+    max_grad_norm: float = option("gradients are scaled down to this norm; 0 = never (TRL's default)", 1.0)
+    seed: int = option("decides the order of rows and random weights (own)", 0)
+    save_dtype: Dtype = option("the type of the saved weights; auto = as the model folder had them", "auto")
+    resume: Literal["auto", "never"] = option("auto = go on from the newest whole checkpoint; never = start over", "auto")
+    checkpoint_every: int = option("optimizer steps between checkpoints; 0 = none (own)", 500)
+    keep_checkpoints: int = option("how many checkpoints to keep (own)", 2)
+    log_every: int = option("optimizer steps between log lines (own)", 1)
+    tensorboard: bool = option("also write TensorBoard events", True)
+
+    def __post_init__(self) -> None:
+        for name in ("max_length", "micro_batch_tokens", "head_mib", "epochs", "log_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; hint: at least 1")
+        for name in ("lr", "max_steps", "warmup", "min_lr", "max_grad_norm", "checkpoint_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; hint: it cannot be negative")
+        if self.warmup > 1:
+            raise ValueError(f"warmup is {self.warmup}; hint: it is a share of all steps, 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftOptions(TrainOptions):
+    """Supervised fine-tuning: raise the likelihood of given completions.
+
+    Rows (JSONL or Parquet) are {"messages": [...]}, whose last message is the completion, or {"prompt": ..., "completion": ...},
+    each a text or a list of messages.
+    """
+
+    lr: float = option("peak learning rate (Tulu 3 SFT, 8B: 5e-6; small models take more)", 5e-6)
+    batch_tokens: int = option("tokens of one optimizer step (tiny-model: 4 M tokens in 800 steps)", 5120)
+    completion_only: bool = option("loss on the completion's tokens only; --no-completion-only = on every token", True)
+    init: Literal["pretrained", "random"] = option("random = start from the folder's config.json with seeded random weights", "pretrained")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceOptions(ModelOptions):
+    """Where the reference's log-probabilities come from."""
+
+
+COMMANDS: dict[str, tuple[type, str]] = {
+    "sft": (SftOptions, "trainer.sft:run"),
+}
+
+
+def config_hash(parts: Any) -> str:
+    """The first 32 hexadecimal digits of the SHA-256 of canonical JSON."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def fingerprint(options: TrainOptions, **content: str | None) -> str:
+    """The identity of a run: its options that change the weights, and the hashes of its inputs."""
+    kept = {k: v for k, v in dataclasses.asdict(options).items() if k not in NOT_IN_FINGERPRINT}
+    return config_hash([type(options).__name__, kept, content])

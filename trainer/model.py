@@ -1,0 +1,219 @@
+"""A model folder in, a model folder out: load, hash, cast, save. The hashes are defined in docs/format.md, "Hashes"."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from trainer.errors import EnvironmentProblem, UsageError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+MIB = 1 << 20
+# Files of a model folder that are copied byte for byte, so that the tokenizer and template stay exactly what they were.
+COPIED = ("tokenizer", "special_tokens", "added_tokens", "vocab", "merges", "chat_template", "spiece", "generation_config", "tekken")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to train or score.
+
+    `saved_dtype` is the type its folder keeps weights in; `end_ids` are the tokens that end a completion.
+    """
+
+    model: Any
+    tokenizer: Any
+    source: str
+    device: torch.device
+    dtype: torch.dtype
+    saved_dtype: torch.dtype
+    end_ids: tuple[int, ...]
+    model_hash: str
+    tokenizer_hash: str
+    template_hash: str | None
+
+
+def short_hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def compact_json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """Equal when the ids mean the same text."""
+    return short_hash(compact_json(sorted([token, index] for token, index in tokenizer.get_vocab().items())))
+
+
+def template_hash(tokenizer: Any) -> str | None:
+    """Equal when chats are rendered alike; None when there is no chat template."""
+    template = getattr(tokenizer, "chat_template", None)
+    return short_hash(template.encode()) if isinstance(template, str) else None
+
+
+def _ends_sha256(path: Path) -> str:
+    """SHA-256 of a file's first and last MiB; of all of it when it has at most 2 MiB."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= 2 * MIB:
+            return hashlib.sha256(file.read()).hexdigest()
+        digest = hashlib.sha256(file.read(MIB))
+        file.seek(size - MIB)
+        digest.update(file.read())
+        return digest.hexdigest()
+
+
+def folder_hash(folder: Path) -> str:
+    """The model hash of a local folder: of its config.json and *.safetensors."""
+    files = sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")], key=lambda p: p.name)
+    return short_hash(compact_json(sorted([p.name, p.stat().st_size, _ends_sha256(p)] for p in files)))
+
+
+def model_hash(source: str, commit: str | None = None) -> str:
+    """The model hash of a folder, or of `name@commit` for a Hub name."""
+    return folder_hash(Path(source)) if Path(source).is_dir() else short_hash(f"{source}@{commit}".encode())
+
+
+def choose_device(name: str) -> torch.device:
+    """The device by its option, with the settings that this trainer wants there.
+
+    Raises:
+        EnvironmentProblem: cuda was asked for and is not there.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise EnvironmentProblem("device is cuda, but torch sees no GPU; hint: --device cpu, or check nvidia-smi and the torch build")
+    if name == "cpu" or not torch.cuda.is_available():
+        torch.set_flush_denormal(True)  # saturated margins make denormal gradients: 6x slower without (trainer-speed.md)
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The forward pass's type by its option."""
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return DTYPES[name]
+
+
+def check_folder(source: str) -> None:
+    """Refuses what only looks like a model folder.
+
+    Raises:
+        UsageError: naming the folder and what it lacks.
+    """
+    path = Path(source)
+    if not path.is_dir():
+        if source.startswith((".", "/", "~")) or source.count("/") > 1:
+            raise UsageError(f"model folder {source} does not exist; hint: a local folder with config.json, or a Hub name like org/name")
+        return
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a local folder needs no network
+    if not (path / "config.json").is_file():
+        raise UsageError(f"model folder {source} has no config.json; hint: give the folder that holds it")
+    if not any(path.glob("tokenizer*")):
+        raise UsageError(f"model folder {source} has no tokenizer; hint: copy the tokenizer files of its base model into it")
+
+
+def load_tokenizer(source: str) -> Any:
+    check_folder(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"the tokenizer of {source} cannot be loaded: {error}; hint: check its tokenizer files") from error
+    if tokenizer.eos_token_id is None:
+        raise UsageError(f"the tokenizer of {source} has no end token; hint: set eos_token in tokenizer_config.json")
+    return tokenizer
+
+
+def end_token_ids(tokenizer: Any, generation: Any) -> tuple[int, ...]:
+    """Every token that ends a completion: the tokenizer's first, then the generation config's."""
+    more = getattr(generation, "eos_token_id", None)
+    listed = more if isinstance(more, list) else [] if more is None else [more]
+    return tuple(dict.fromkeys([tokenizer.eos_token_id, *listed]))
+
+
+def _weights(source: str, init: str, seed: int, attention: str) -> Any:
+    """The model with float32 weights on the CPU: read from the folder, or drawn from the seed."""
+    if init == "random":
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(source), dtype=torch.float32, attn_implementation=attention
+        )
+    return AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation=attention)
+
+
+def cast_parameters(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Gives the parameters another type, and leaves buffers alone (rotary frequencies must stay float32)."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
+def load(source: str, *, device: str, dtype: str, attention: str, init: str = "pretrained", seed: int = 0) -> Loaded:
+    """A model and its tokenizer, with float32 weights on the device; `train` casts them once the optimizer holds its copy.
+
+    Raises:
+        UsageError: the folder is missing, or lacks weights, config or tokenizer.
+    """
+    tokenizer = load_tokenizer(source)
+    where = choose_device(device)
+    try:
+        config = AutoConfig.from_pretrained(source)
+        model = _weights(source, init, seed, attention)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"the model {source} cannot be loaded: {error}; hint: --init random needs no weights") from error
+    model.eval()  # no dropout: the reference and the policy must agree; gradients flow all the same
+    model.requires_grad_(True)
+    commit = getattr(config, "_commit_hash", None)
+    return Loaded(
+        model=model.to(where),
+        tokenizer=tokenizer,
+        source=source,
+        device=where,
+        dtype=choose_dtype(dtype, where),
+        saved_dtype=getattr(config, "dtype", None) or torch.float32,
+        end_ids=end_token_ids(tokenizer, model.generation_config),
+        model_hash=model_hash(source, commit),
+        tokenizer_hash=tokenizer_hash(tokenizer),
+        template_hash=template_hash(tokenizer),
+    )
+
+
+def _flush(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def save(loaded: Loaded, out: Path, dtype: torch.dtype) -> None:
+    """Writes a Hugging Face folder that transformers and vLLM load: staged, flushed, then renamed with config.json last."""
+    staging = out / ".model-staging"
+    shutil.rmtree(staging, ignore_errors=True)
+    cast_parameters(loaded.model, dtype)
+    loaded.model.config.dtype = dtype
+    loaded.model.save_pretrained(staging)
+    source = Path(loaded.source)
+    if source.is_dir():
+        for path in source.iterdir():
+            if path.is_file() and path.name.startswith(COPIED):
+                shutil.copyfile(path, staging / path.name)
+    else:
+        loaded.tokenizer.save_pretrained(staging)
+    if not (staging / "generation_config.json").exists():
+        GenerationConfig.from_model_config(loaded.model.config).save_pretrained(staging)
+    _flush(staging.iterdir())
+    for stale in out.glob("*.safetensors*"):
+        stale.unlink()
+    for path in sorted(staging.iterdir(), key=lambda p: p.name == "config.json"):
+        path.replace(out / path.name)
+    staging.rmdir()

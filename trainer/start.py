@@ -1,0 +1,48 @@
+"""How a training run begins: its folder, and whether it has ended before."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from trainer.config import TrainOptions
+from trainer.errors import UsageError
+from trainer.runlog import say
+
+
+def prepare_out(options: TrainOptions) -> Path:
+    """The output folder, made where absent; emptied of an earlier run's state when starting over.
+
+    Raises:
+        UsageError: it is the folder of the model to start from.
+    """
+    out = Path(options.out)
+    if out.exists() and Path(options.model).is_dir() and out.samefile(options.model):
+        raise UsageError(f"--out {out} is the model's own folder; hint: write to another one")
+    out.mkdir(parents=True, exist_ok=True)
+    if options.resume == "never":
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        (out / "train.json").unlink(missing_ok=True)
+    return out
+
+
+def finished(out: Path, identity: str) -> dict[str, Any] | None:
+    """The result of this very run when it has ended before, else None.
+
+    Raises:
+        UsageError: another run has ended in this folder.
+    """
+    try:
+        receipt = json.loads((out / "train.json").read_text())
+    except OSError:
+        return None
+    if receipt["fingerprint"] != identity:
+        raise UsageError(
+            f"{out} holds the model of a run with other options, model or data; hint: choose another --out, "
+            "or start over with --resume never"
+        )
+    say(f"{out} is done already; hint: --resume never trains again")
+    result: dict[str, Any] = receipt["result"]
+    return result

@@ -1,4 +1,4 @@
-"""A labeler from its name and options: built in, installed, in a module, or in a file. Importing this loads none of them.
+"""A labeler from its name and options: built in, installed, in a module or in a file. Importing this loads none.
 
 A load failure is always an error that says what happened, where, and what to do; it is never a warning.
 """
@@ -100,11 +100,11 @@ def build(use: str, options: Mapping[str, Any] | None = None) -> Labeler:
     except Exception as error:
         raise BrokenPlugin(f"it could not be made: {type(error).__name__}: {error}", where=use) from error
     check_instance(built, use)
-    return built  # type: ignore[no-any-return]
+    return built
 
 
 def identity(spec: LabelerSpec) -> dict[str, Any]:
-    """What decides the labels: class, name, version, every option (defaults too), and hashes of the files they come from.
+    """What decides the labels: class, name, version, every option (defaults too), hashes of the files they come from.
 
     A file plugin's path is not part of it, its content is: a moved file is the same labeler, an edited one is another.
     """

@@ -72,7 +72,7 @@ def _execute(path: Path, source: bytes, module_name: str) -> types.ModuleType:
     module.__file__ = str(path)
     sys.modules[module_name] = module  # dataclasses and pickle look a class's module up here
     try:
-        exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)  # noqa: S102  (a plugin is the user's own code)
+        exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
     except (Exception, SystemExit) as error:
         del sys.modules[module_name]
         raise _broken(str(path), error) from error

@@ -19,7 +19,7 @@ class _Mismatch(Exception):
 
 
 def checked(labeler: type, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments for `labeler(...)`: every option known, of the field's type, lists as tuples where the field is a tuple.
+    """The arguments for `labeler(...)`: every option known and of the field's type; lists as tuples for a tuple field.
 
     Raises:
         OptionError: an unknown, missing or mistyped option; the text names it and what is expected.

@@ -141,8 +141,9 @@ class Abstain:
     """Not judged, and why. An abstention is never paired and always counted.
 
     Args:
-        kind: `not_applicable` the labeler does not fit this prompt; `unparsable` the target or a judge's reply cannot be
-            read; `timeout` the labeler took too long; `unavailable` a tool or server is missing; `crashed` it raised.
+        kind: `not_applicable` the labeler does not fit this prompt; `unparsable` the target or a judge's reply cannot
+            be read; `timeout` the labeler took too long; `unavailable` a tool or server is missing; `crashed` it
+            raised.
     """
 
     kind: AbstainKind

@@ -1,0 +1,75 @@
+"""A number out of prose, by one stated rule. Exact: what is read is a fraction, never a rounded float."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Literal
+
+Which = Literal["last", "first", "whole", "after"]
+Percent = Literal["ignore", "divide"]
+
+MAX_DIGITS = 400
+"""More digits, or a larger exponent, are beyond a double (about 1.8e308); a fraction of them could take for ever."""
+
+# ASCII digits, commas only between groups of three, not inside a word, not a part of 1.2.3; a sign only where no
+# digit, letter or bracket stands before it (5-3 is 5 and 3); one currency sign between the two.
+_NUMBER = re.compile(
+    r"""[$\u20ac\u00a3\u00a5]?
+        (?: (?<![\w)\]}]) (?P<sign>[+\-\u2212]) )?
+        [$\u20ac\u00a3\u00a5]?
+        (?<!\w) (?<!\w[.])
+        (?P<whole> [0-9]{1,3} (?:,[0-9]{3})++ (?![0-9]) | [0-9]++ )?
+        (?P<part> (?(whole)|(?<![.])) [.][0-9]++ )?
+        (?(whole) | (?(part) | (?!) ))
+        (?P<exponent> [eE][+-]?[0-9]++ )?
+        (?! [.][0-9] ) (?! [0-9_] )
+        (?P<percent> [ ]?% )?""",
+    re.VERBOSE,
+)
+
+
+class OutOfRange(Exception):
+    """There is a number, but it is beyond any double."""
+
+
+def read_number(text: str, which: Which, *, marker: str = "", percent: Percent = "ignore") -> Fraction | None:
+    """The number in `text`, or None where there is none.
+
+    Args:
+        which: `last` or `first` number; `whole` the text is a number and nothing else (a full stop may follow); `after`
+            the first number behind the last `marker`.
+        percent: whether `12%` is 12 (`ignore`) or 0.12 (`divide`).
+
+    Raises:
+        OutOfRange: the number has more than 400 digits, or an exponent beyond 400.
+    """
+    if which == "after":
+        _, found, text = text.rpartition(marker)
+        if not found:
+            return None
+    match = _find(text, which)
+    return _value(match, percent) if match else None
+
+
+def _find(text: str, which: Which) -> re.Match[str] | None:
+    match which:
+        case "whole":
+            return _NUMBER.fullmatch(text.strip().removesuffix("."))
+        case "first" | "after":
+            return _NUMBER.search(text)
+        case "last":
+            last = None
+            for last in _NUMBER.finditer(text):  # noqa: B007
+                pass
+            return last
+
+
+def _value(match: re.Match[str], percent: Percent) -> Fraction:
+    whole = (match["whole"] or "0").replace(",", "")
+    part, exponent = match["part"] or "", match["exponent"] or ""
+    if len(whole) + len(part) > MAX_DIGITS or len(exponent) > 6 or abs(int(exponent[1:] or "0")) > MAX_DIGITS:
+        raise OutOfRange(f"a number of {len(whole) + len(part)} digits{' and a large exponent' if exponent else ''}")
+    value = Fraction(whole + part + exponent)
+    value = -value if match["sign"] in ("-", "\u2212") else value
+    return value / 100 if match["percent"] and percent == "divide" else value

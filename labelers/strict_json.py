@@ -1,0 +1,124 @@
+"""JSON as RFC 8259 has it, without the lenience of `json.loads` and its ways to crash: one parser for all labelers."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+MAX_DEPTH = 200
+"""`json` gives up at the interpreter's recursion limit (about 1,000, less in a deep call); 200 is always safe."""
+MAX_INT_DIGITS = 4_300
+"""CPython refuses to convert longer integers (sys.int_info.default_max_str_digits)."""
+
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[][{}]', re.DOTALL)
+_PARTNER = {"]": "[", "}": "{"}
+
+
+class NotJson(ValueError):
+    """The text is not strict JSON; the text of the error says why."""
+
+
+class Undecided(Exception):
+    """The text is too deep, or holds a number out of range, so that nothing is known about it."""
+
+
+def read_json(
+    text: str,
+    *,
+    allow_nan: bool = False,
+    allow_duplicate_keys: bool = False,
+    allow_trailing_text: bool = False,
+    need_numbers: bool = True,
+) -> Any:
+    """The value of a JSON text.
+
+    Args:
+        allow_nan: accept NaN, Infinity and -Infinity.
+        allow_duplicate_keys: accept an object that has a key twice; the last one counts.
+        allow_trailing_text: accept anything behind the first value.
+        need_numbers: the numbers' values matter: those beyond a double, or over 4,300 digits, are undecided. When
+            False, any number of the grammar is fine and its value is not computed.
+
+    Raises:
+        NotJson: it is not JSON.
+        Undecided: nested deeper than 200, or see `need_numbers`.
+    """
+    _check_encodable(text)
+    if text.count("[") + text.count("{") > MAX_DEPTH:
+        _check_depth(text, whole=not allow_trailing_text)
+    decoder = json.JSONDecoder(
+        parse_int=_integer if need_numbers else _ignored,
+        parse_float=_real if need_numbers else _ignored,
+        parse_constant=float if allow_nan else _no_constant,
+        object_pairs_hook=dict if allow_duplicate_keys else _no_duplicates,
+    )
+    return _decode(decoder, text, allow_trailing_text)
+
+
+def _decode(decoder: json.JSONDecoder, text: str, allow_trailing_text: bool) -> Any:
+    try:
+        if allow_trailing_text:
+            return decoder.raw_decode(text.lstrip(" \t\n\r"))[0]
+        return decoder.decode(text)
+    except json.JSONDecodeError as error:
+        if not text.strip(" \t\n\r"):
+            raise NotJson("there is no text") from None
+        raise NotJson(f"line {error.lineno} column {error.colno}: {error.msg}") from None
+
+
+def _check_encodable(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise NotJson(f"character {error.start}: a lone surrogate, which UTF-8 cannot hold") from None
+
+
+def _check_depth(text: str, *, whole: bool) -> None:
+    """Finds brackets that do not match (not JSON) and those that nest too deep (undecided), without recursion."""
+    stack: list[str] = []
+    deepest = 0
+    for match in _STRING_OR_BRACKET.finditer(text):
+        token = match.group()
+        if token in "[{":
+            stack.append(token)
+            deepest = max(deepest, len(stack))
+        elif token in _PARTNER:
+            if whole and (not stack or stack[-1] != _PARTNER[token]):
+                raise NotJson(f"character {match.start()}: {token!r} closes nothing")
+            if stack:
+                stack.pop()
+    if whole and stack:
+        raise NotJson(f"{len(stack)} brackets are never closed")
+    if deepest > MAX_DEPTH:
+        raise Undecided(f"nested {deepest} deep, more than {MAX_DEPTH}")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_INT_DIGITS:
+        raise Undecided(f"an integer of {len(digits)} digits, more than {MAX_INT_DIGITS}")
+    return int(digits)
+
+
+def _real(digits: str) -> float:
+    value = float(digits)
+    if value in (float("inf"), float("-inf")):
+        raise Undecided("a number beyond the largest double")
+    return value
+
+
+def _ignored(digits: str) -> int:
+    return 0
+
+
+def _no_constant(name: str) -> Any:
+    raise NotJson(f"{name} is not JSON")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise NotJson(f"the key {twice[:80]!r} is there twice")
+    return value

@@ -55,10 +55,12 @@ def _require(name: str, answers: Sequence[object], batch: Sequence[object], kind
         raise BrokenLabeler(f"labeler {name}: gave {answers!r:.80}; hint: return a list with one label an item")
     if len(answers) != len(batch):
         raise BrokenLabeler(
-            f"labeler {name}: gave {len(answers)} labels for {len(batch)} items; hint: return one label an item, in the same order"
+            f"labeler {name}: gave {len(answers)} labels for {len(batch)} items; "
+            "hint: return one label an item, in the same order"
         )
     for answer in answers:
         if not isinstance(answer, kinds):
             raise BrokenLabeler(
-                f"labeler {name}: gave {answer!r:.80}; hint: return {kinds[0].__name__}(...) or Abstain(kind, reason) for each item"
+                f"labeler {name}: gave {answer!r:.80}; "
+                f"hint: return {kinds[0].__name__}(...) or Abstain(kind, reason) for each item"
             )

@@ -45,7 +45,8 @@ One row is one pair: `prompt`, `chosen` and `rejected` are lists of `{{role, con
     from datasets import load_dataset
     pairs = load_dataset("path/to/this/folder", split="train")
 
-It trains as it is: `python -m trainer dpo --data path/to/this/folder --model MODEL --out policy`, and TRL's DPOTrainer takes `pairs`.
+It trains as it is: `python -m trainer dpo --data path/to/this/folder --model MODEL --out policy`; TRL's DPOTrainer takes
+`pairs` unchanged.
 `sampler_logps` (a second config) holds the sampler's own log-probabilities by `pair_id`.
 
 ## What came of it

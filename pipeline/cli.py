@@ -82,9 +82,8 @@ def plan(config: ConfigFile = None, settings: Set = None, root: Root = RUNS, lim
     rows = [(step.folder.name, f"{n} of {len(imported.shards)} shards") for step, n in zip(steps, done, strict=True)]
     n_completions = len(imported.active) * sum(source.n for source in loaded.sources)
     print(aligned([("stage", "done"), *rows]))
-    print(
-        f"{len(imported.active)} prompts, {n_completions} completions of at most {max(s.max_tokens for s in loaded.sources)} tokens"
-    )
+    longest = max(source.max_tokens for source in loaded.sources)
+    print(f"{len(imported.active)} prompts, {n_completions} completions of at most {longest} tokens")
 
 
 @app.command()

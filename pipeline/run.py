@@ -54,7 +54,7 @@ def run(config: Config, root: Path, executor: Callable[[], Executor] = LocalExec
         write_json(folder / "config.json", TypeAdapter(Config).dump_python(config, mode="json"))
         imported = import_prompts(config.prompts, folder / "prompts")
         plan = make_plan(config, folder)
-        outcome = _perform(plan, imported, executor)
+        outcome = perform_all(plan, imported, executor)
         shards = [work for shard in imported.shards if (work := plan.pairs.folder / shard.name) in outcome.receipts]
         if not shards:
             raise PipelineError(describe_failures(outcome.failed) or f"{folder}: no shard was finished")
@@ -94,7 +94,8 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _perform(plan: Plan, imported: Imported, executor: Callable[[], Executor]) -> Outcome:
+def perform_all(plan: Plan, imported: Imported, executor: Callable[[], Executor]) -> Outcome:
+    """Performs the plan on the imported shards, with progress on stderr."""
     works = plan.works(imported.shards)
     running = executor()
     try:

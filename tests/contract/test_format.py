@@ -14,6 +14,7 @@ import pytest
 
 from pipeline import card, hashes
 from pipeline.schema import MESSAGES, PAIR_SHARD, TABLES
+from pipeline.shards import write_parquet
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
@@ -125,6 +126,29 @@ def test_the_trainers_hashes_are_the_pipelines(model_folder: Path) -> None:
     assert model.template_hash(bare) is None
     assert model.model_hash(str(model_folder)) == hashes.model_hash(model_folder)
     assert model.model_hash("a/b", "0123") == hashes.hub_model_hash("a/b", "0123")
+
+
+def example(kind: pa.DataType, number: int) -> Any:
+    """A value of a column's type."""
+    if kind == MESSAGES:
+        return [{"role": "user", "content": f"é 👩 \u2028 {number}"}]
+    if pa.types.is_list(kind):
+        return [example(kind.value_type, number)] * 2
+    return f"text {number}" if kind == pa.string() else number
+
+
+@pytest.mark.parametrize("table", ["pairs", "sampler_logps"])
+def test_the_trainer_reads_what_the_pipeline_writes(table: str, tmp_path: Path) -> None:
+    from trainer.data import data_files, read_rows
+
+    schema = TABLES[table]
+    full = [{field.name: example(field.type, number) for field in schema} for number in range(3)]
+    bare = {field.name: None if field.nullable else example(field.type, 3) for field in schema}
+    (tmp_path / "data").mkdir()
+    written = tmp_path / "data" / "train-00000-of-00001.parquet"
+    write_parquet(written, pa.Table.from_pylist([*full, bare], schema=schema))
+    [path] = data_files([str(tmp_path)])
+    assert [row for _, row in read_rows(path)] == [*full, bare]
 
 
 def test_the_cards_header_differs_between_versions() -> None:

@@ -9,10 +9,12 @@ setup: ## make .venv for this machine's device
 run: setup ## the quick start: sample, label, pair, report
 	@$(PYTHON) -m pipeline run
 
-test: setup ## what CI runs: lint, types, tests
-	@$(PYTHON) -m ruff check .
-	@$(PYTHON) -m mypy
-	@$(PYTHON) -m pytest
+test: setup ## what CI runs: lint, types, tests; all three, so that one run tells everything
+	@failed=; \
+	$(PYTHON) -m ruff check . || failed="$$failed ruff"; \
+	$(PYTHON) -m mypy || failed="$$failed mypy"; \
+	$(PYTHON) -m pytest || failed="$$failed pytest"; \
+	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
 demo: setup ## the whole loop: pipeline, trainer, and what it changed
 	@$(PYTHON) examples/demo.py

@@ -39,7 +39,8 @@ def main() -> None:
     )
     measured = measure(config, policy, root)
     print(measured)
-    print(f"\n{(time.monotonic() - started) / 60:.1f} minutes; figure: {root / 'pass-rates.png'}, numbers: {root / 'results.json'}")
+    minutes = (time.monotonic() - started) / 60
+    print(f"\n{minutes:.1f} minutes; figure: {root / 'pass-rates.png'}, numbers: {root / 'results.json'}")
 
 
 def step(*arguments: str) -> None:
@@ -77,7 +78,8 @@ def tabulate(rates: list, gains: dict) -> str:
             before, after = (f"{100 * found[family, model, t]:.1f}" for model in ("reference", "policy"))
             rows.append((family, f"{t:g}", before, after, f"{mean:+.1f}", f"[{low:+.1f}, {high:+.1f}]"))
     n_prompts = next(r.n_prompts for r in reversed(rates))
-    return f"{aligned(rows)}\n\npass rates in %, {n_prompts} held-out prompts x {N} completions (1 at T 0), bootstrapped over prompts"
+    note = f"pass rates in %, {n_prompts} held-out prompts x {N} completions (1 at T 0), bootstrapped over prompts"
+    return f"{aligned(rows)}\n\n{note}"
 
 
 def draw(rates: list, path: Path) -> None:

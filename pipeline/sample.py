@@ -53,10 +53,13 @@ class Sample:
         yield lambda prompts: self._sample(prompts_of(prompts), engine)
 
     def _sample(self, prompts: dict[str, Prompt], engine: Engine) -> Made:
-        requests = [Request(p.id, p.messages, self.sampling, self._seed(p)) for p in prompts.values()]
-        done = {generation.request_id: generation for generation in engine.generate(requests)}
+        done = {generation.request_id: generation for generation in engine.generate(self.requests(prompts))}
         rows = [row for prompt_id in prompts for row in self._rows(done[prompt_id], engine.info)]
         return Made(pa.Table.from_pylist(rows, COMPLETIONS), _counts(prompts, rows))
+
+    def requests(self, prompts: dict[str, Prompt]) -> list[Request]:
+        """What the engine is asked: one request a prompt."""
+        return [Request(p.id, p.messages, self.sampling, self._seed(p)) for p in prompts.values()]
 
     def _seed(self, prompt: Prompt) -> int:
         # Derived by hash: engines add the completion's index, so nearby seeds would share completions.

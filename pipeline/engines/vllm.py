@@ -210,7 +210,7 @@ class RunningVllm:
             if ticket is None:
                 return
             try:
-                self._engine.add_request(ticket.id, {"prompt_token_ids": ticket.ids}, _params(ticket.request))
+                self._engine.add_request(ticket.id, {"prompt_token_ids": ticket.ids}, params(ticket.request))
             except ValueError as error:  # vLLM refuses this request; the others are fine
                 ticket.outbox.put(Generation(ticket.request.id, error=f"refused by vLLM: {error}"))
             else:
@@ -242,8 +242,8 @@ def _get(outbox: queue.SimpleQueue[Any], failure: Any) -> Any:
                 return failure()
 
 
-def _start(spec: Vllm) -> Any:
-    """The vLLM engine. Environment first: vLLM and torch read it while they are imported."""
+def prepare_environment(spec: Vllm) -> None:
+    """Sets what vLLM and torch read while they are imported; call it before either is."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -252,6 +252,11 @@ def _start(spec: Vllm) -> Any:
     if spec.in_process:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # otherwise 7x slower on CPU (shared/sampling-speed.md)
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+
+
+def _start(spec: Vllm) -> Any:
+    """The vLLM engine."""
+    prepare_environment(spec)
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -293,7 +298,8 @@ def _template(spec: Vllm, tokenizer: Any) -> str | None:
     return template
 
 
-def _params(request: Request) -> Any:
+def params(request: Request) -> Any:
+    """vLLM's own sampling parameters for a request."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 

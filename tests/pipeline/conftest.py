@@ -1,0 +1,48 @@
+"""Small runs of replayed completions: the whole pipeline without an engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config import Config, load
+
+GOOD = "def f(x):\n    return x"
+BAD = "def f(x:\n    return x"
+
+
+def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def replayed(tmp_path: Path) -> Callable[..., Config]:
+    """A config of `n_prompts` prompts with two good and two bad completions each, `shard_size` prompts a shard."""
+
+    def make(*settings: str, n_prompts: int = 4, shard_size: int = 2, labeler: str = 'use = "compiles"') -> Config:
+        prompts = [{"prompt": f"write function {i}", "family": "code"} for i in range(n_prompts)]
+        write_jsonl(tmp_path / "prompts.jsonl", prompts)
+        texts = [f"{GOOD}  # 1", f"{GOOD}  # 2", f"{BAD}  # 1", f"{BAD}  # 2"]
+        write_jsonl(tmp_path / "completions.jsonl", [{**p, "completion": texts} for p in prompts])
+        config = tmp_path / "config.toml"
+        config.write_text(
+            f"""
+            name = "replayed"
+            [prompts]
+            path = "prompts.jsonl"
+            shard_size = {shard_size}
+            [[sources]]
+            name = "people"
+            engine = {{ use = "replay", path = "completions.jsonl" }}
+            [[labelers]]
+            {labeler}
+            """
+        )
+        return load(config, settings)
+
+    return make

@@ -1,0 +1,188 @@
+"""Does a completion keep to the format that was asked for?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from labelers.ifeval import CHECKS, NEED_A_LIBRARY, BadConstraint, bind, run_check
+from labelers.options import near
+from labelers.protocol import Context
+from labelers.types import Abstain, Candidate, Example, Needs, Prompt, Score
+
+_REGEX_IDS = ("regex:fullmatch", "regex:search")
+
+_LIST = Prompt.of(
+    "Name two fruits as bullet points, without commas.",
+    target=[{"id": "detectable_format:number_bullet_lists", "num_bullets": 2}, {"id": "punctuation:no_comma"}],
+)
+
+
+class _Malformed(ValueError):
+    """The target is meant as constraints but cannot be read."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """Prefers completions that keep to verifiable constraints: length, case, bullets, keywords, patterns ...
+
+    ## What it prefers
+    A constraint is `{"id": ..., its arguments}` with IFEval's published instruction ids and argument names, for example
+    `{"id": "length_constraints:number_words", "num_words": 100, "relation": "less than"}`, or our own `regex:fullmatch`
+    and `regex:search` with `pattern`. They come from the options, or else from the prompt's target: a list of
+    constraints, one constraint, or IFEval's own `{"instruction_id_list": [...], "kwargs": [...]}` (nulls are ignored).
+    The score is 1 when all are kept and 0 when not, or the `fraction` that is kept. A blank completion keeps none.
+
+    ## Why
+    Whether an answer has three bullet points is a fact that a program can check and that a judge gets wrong.
+
+    ## Example
+    `punctuation:no_comma`: `apples and pears` scores 1, `apples, pears` scores 0.
+
+    ## Known problems
+    - `language:response_language` needs a language detector: it abstains (unavailable). The two `english_` case rules check
+      the case and that the letters are Latin, not that the words are English.
+    - Sentences and words in capitals are counted between two bounds, as their original splitters are not in the standard
+      library; where the bounds disagree about the answer it abstains.
+    - An unknown id, or missing arguments, make the whole prompt abstain, unless another constraint is surely broken and the
+      score is `all`.
+    - Keywords are taken literally; IFEval takes them as patterns (the same for its own prompts).
+    - A comma or a bullet in a code block counts.
+    """
+
+    constraints: tuple[dict[str, Any], ...] = ()
+    """Constraints for every prompt; when there are any, targets are not read."""
+    score_as: Literal["all", "fraction"] = "all"
+    """`all`: 1 when every constraint is kept, else 0; `fraction`: the share that is kept."""
+    strict: bool = True
+    """true: the text as it is; false: IFEval's loose rule, any of 8 variants: without first line, last line, asterisks."""
+    regex_timeout_s: float = 1.0
+    """Longest time for one pattern on one text: half of isolation.md's deadline per item; then it abstains."""
+    max_chars: int = 1_048_576
+    """Longer text is not judged: 1 MiB, the size cap in isolation.md, layer L0."""
+
+    name = "format"
+    version = "1"
+    needs = Needs()
+    examples = (
+        Example(_LIST, better="* apples\n* pears", worse="* apples, sweet\n* pears"),
+        Example(_LIST, better="- apples\n- pears", worse="apples and pears"),
+    )
+    pass_at = 1.0
+
+    def __post_init__(self) -> None:
+        if self.regex_timeout_s <= 0 or self.max_chars < 1:
+            raise ValueError("regex_timeout_s and max_chars must be above 0")
+        for constraint in self.constraints:
+            identifier, arguments = _split(constraint)
+            if identifier not in CHECKS and identifier not in NEED_A_LIBRARY and identifier not in _REGEX_IDS:
+                raise ValueError(
+                    f"unknown constraint {identifier!r}; hint: {near(identifier, [*CHECKS, *_REGEX_IDS], 'ids')}"
+                )
+            if identifier in CHECKS:
+                bind(identifier, arguments)
+
+    def score(self, batch: Sequence[Candidate], ctx: Context) -> Sequence[Score | Abstain]:
+        return [self._judge(candidate) for candidate in batch]
+
+    def _judge(self, candidate: Candidate) -> Score | Abstain:
+        text = candidate.completion.text
+        if len(text) > self.max_chars:
+            return Abstain("not_applicable", f"{len(text)} characters, more than max_chars={self.max_chars}")
+        try:
+            constraints = [_split(c) for c in self.constraints] or _from_target(candidate.prompt.target)
+        except _Malformed as error:
+            return Abstain("unparsable", f"the target: {error}")
+        if not constraints:
+            return Abstain("not_applicable", "no constraints, neither in the options nor as the prompt's target")
+        return self._summed([(identifier, self._check(identifier, text, a)) for identifier, a in constraints])
+
+    def _summed(self, outcomes: list[tuple[str, bool | Abstain]]) -> Score | Abstain:
+        """All or the fraction kept; undecided unless what is known settles it."""
+        broken = [identifier for identifier, outcome in outcomes if outcome is False]
+        abstained = [outcome for _, outcome in outcomes if isinstance(outcome, Abstain)]
+        reason = f"not kept: {', '.join(broken)}" if broken else "all kept"
+        if self.score_as == "all" and broken:
+            return Score(0.0, reason)
+        if abstained:
+            return abstained[0]
+        return Score(1 - len(broken) / len(outcomes), reason)
+
+    def _check(self, identifier: str, text: str, arguments: Mapping[str, Any]) -> bool | Abstain:
+        """Whether any variant of the text keeps the constraint (only the text itself when strict)."""
+        if identifier in NEED_A_LIBRARY:
+            return Abstain("unavailable", f"{identifier} needs a language detector, which is not there")
+        if identifier not in CHECKS and identifier not in _REGEX_IDS:
+            return Abstain("not_applicable", f"unknown constraint {identifier!r}")
+        outcomes = []
+        for variant in [text] if self.strict else _variants(text):
+            outcome = self._check_one(identifier, variant, arguments)
+            if outcome is True or (isinstance(outcome, Abstain) and outcome.kind == "unparsable"):
+                return outcome
+            outcomes.append(outcome)
+        return next((o for o in outcomes if isinstance(o, Abstain)), False)
+
+    def _check_one(self, identifier: str, text: str, arguments: Mapping[str, Any]) -> bool | Abstain:
+        try:
+            if identifier in _REGEX_IDS:
+                return _matches(identifier, text, arguments, self.regex_timeout_s)
+            kept = run_check(identifier, text, arguments)
+        except BadConstraint as error:
+            return Abstain("unparsable", str(error))
+        except TimeoutError:
+            return Abstain("timeout", f"{identifier} took over {self.regex_timeout_s:g} s")
+        return Abstain("not_applicable", f"{identifier} cannot be told for this text") if kept is None else kept
+
+
+def _matches(identifier: str, text: str, arguments: Mapping[str, Any], timeout_s: float) -> bool:
+    """Whether the pattern matches. Raises: BadConstraint; TimeoutError."""
+    import regex
+
+    pattern = arguments.get("pattern")
+    if not isinstance(pattern, str) or set(arguments) != {"pattern"}:
+        raise BadConstraint(f"{identifier} takes one argument, `pattern`, a text")
+    try:
+        compiled = regex.compile(pattern)
+    except regex.error as error:
+        raise BadConstraint(f"{identifier}: the pattern is wrong: {error}") from error
+    match = compiled.fullmatch if identifier == "regex:fullmatch" else compiled.search
+    return match(text, timeout=timeout_s) is not None
+
+
+def _from_target(target: Any) -> list[tuple[str, dict[str, Any]]]:
+    """The constraints of a prompt; none when the target is of another kind. Raises: _Malformed."""
+    match target:
+        case {"instruction_id_list": list() as identifiers, "kwargs": list() as arguments}:
+            if len(identifiers) != len(arguments):
+                raise _Malformed(f"{len(identifiers)} ids but {len(arguments)} kwargs")
+            return [_split({**(a or {}), "id": i}) for i, a in zip(identifiers, arguments, strict=True)]
+        case {"instruction_id_list": _}:
+            raise _Malformed("instruction_id_list without kwargs, or not lists")
+        case {"id": _}:
+            return [_split(target)]
+        case list():
+            return [_split(constraint) for constraint in target]
+        case _:
+            return []
+
+
+def _split(constraint: Any) -> tuple[str, dict[str, Any]]:
+    """The id and the arguments that are not null; whole floats (Parquet makes them of integers) as integers."""
+    if not isinstance(constraint, dict) or not isinstance(constraint.get("id"), str):
+        raise _Malformed('a constraint is {"id": text, ...}')
+    arguments = {k: v for k, v in constraint.items() if k != "id" and v is not None}
+    return constraint["id"], {k: _whole(v) for k, v in arguments.items()}
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _variants(text: str) -> Iterator[str]:
+    """IFEval's 8 readings of a text: as it is, without its first, last, or both lines; each with and without asterisks."""
+    lines = text.split("\n")
+    cuts = [text, *("\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1]))]
+    for cut in cuts:
+        yield cut
+        yield cut.replace("*", "")

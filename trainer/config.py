@@ -36,9 +36,11 @@ class ModelOptions:
     dtype: Dtype = option(
         "the weights' type in the forward pass; the optimizer keeps float32 either way; auto = bfloat16 on cuda, float32 on cpu", "auto"
     )
-    attention: str = option("transformers' attention implementation", "sdpa")
+    attention: str = option("transformers' attention; auto = eager for bfloat16 on cpu (1.3x there: docs/log.md), else sdpa", "auto")
     max_length: int = option("most tokens of prompt and completion; longer rows are dropped and counted (TRL's 1024, doubled: own)", 2048)
-    micro_batch_tokens: int = option("token budget of one forward pass, padding included; lower it when memory runs out (own)", 8192)
+    micro_batch_tokens: int = option(
+        "token budget of one forward pass, padding included; lower it when memory runs out; 0 = 1024 on cpu, 16384 on cuda (own)", 0
+    )
     head_mib: int = option("memory for float32 logits; above it they are computed in pieces, again in the backward pass (own)", 256)
 
 
@@ -65,10 +67,10 @@ class TrainOptions(ModelOptions):
     tensorboard: bool = option("also write TensorBoard events", True)
 
     def __post_init__(self) -> None:
-        for name in ("max_length", "micro_batch_tokens", "head_mib", "epochs", "log_every", "keep_checkpoints"):
+        for name in ("max_length", "head_mib", "epochs", "log_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; hint: at least 1")
-        for name in ("lr", "max_steps", "warmup", "min_lr", "max_grad_norm", "checkpoint_every"):
+        for name in ("lr", "max_steps", "micro_batch_tokens", "warmup", "min_lr", "max_grad_norm", "checkpoint_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; hint: it cannot be negative")
         if self.warmup > 1:

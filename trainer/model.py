@@ -107,6 +107,18 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
+def choose_attention(name: str, device: torch.device, dtype: torch.dtype) -> str:
+    """transformers' attention by its option. On CPU the fused kernel's bfloat16 backward pass is slower than the plain formula."""
+    if name == "auto":
+        return "eager" if device.type == "cpu" and dtype == torch.bfloat16 else "sdpa"
+    return name
+
+
+def micro_batch_budget(tokens: int, device: torch.device) -> int:
+    """Padded tokens of one forward pass by its option: small on CPU, where caches are small and length buckets are cheap."""
+    return tokens or (16384 if device.type == "cuda" else 1024)
+
+
 def check_folder(source: str) -> None:
     """Refuses what only looks like a model folder.
 
@@ -167,9 +179,10 @@ def load(source: str, *, device: str, dtype: str, attention: str, init: str = "p
     """
     tokenizer = load_tokenizer(source)
     where = choose_device(device)
+    forward_dtype = choose_dtype(dtype, where)
     try:
         config = AutoConfig.from_pretrained(source)
-        model = _weights(source, init, seed, attention)
+        model = _weights(source, init, seed, choose_attention(attention, where, forward_dtype))
     except (OSError, ValueError) as error:
         raise UsageError(f"the model {source} cannot be loaded: {error}; hint: --init random needs no weights") from error
     model.eval()  # no dropout: the reference and the policy must agree; gradients flow all the same
@@ -180,7 +193,7 @@ def load(source: str, *, device: str, dtype: str, attention: str, init: str = "p
         tokenizer=tokenizer,
         source=source,
         device=where,
-        dtype=choose_dtype(dtype, where),
+        dtype=forward_dtype,
         saved_dtype=getattr(config, "dtype", None) or torch.float32,
         end_ids=end_token_ids(tokenizer, model.generation_config),
         model_hash=model_hash(source, commit),

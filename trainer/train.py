@@ -25,7 +25,7 @@ from trainer.batches import deal, micro_batches
 from trainer.checkpoint import load_state, newest_whole, save_checkpoint, write_text
 from trainer.config import TrainOptions
 from trainer.errors import TrainerError
-from trainer.model import DTYPES, Loaded, save
+from trainer.model import DTYPES, Loaded, micro_batch_budget, save
 from trainer.optim import MasterAdamW, rate_at
 from trainer.ranks import Ranks
 from trainer.runlog import RunLog, say
@@ -76,6 +76,7 @@ def train(loaded: Loaded, optimizer: MasterAdamW, objective: Objective, options:
     out, device = Path(options.out), loaded.device
     plan = [step for epoch in range(options.epochs) for step in objective.steps(epoch)]
     plan = plan[: options.max_steps or None]
+    budget = micro_batch_budget(options.micro_batch_tokens, device)
     start = resume(optimizer, options, identity, device)
     log = RunLog(out, total=len(plan), start=start, tensorboard=options.tensorboard, active=ranks.is_first)
     numbers: dict[str, float] = {}
@@ -87,7 +88,7 @@ def train(loaded: Loaded, optimizer: MasterAdamW, objective: Objective, options:
             weight = math.fsum(objective.weights[i] for i in items)
             totals = torch.zeros(3 + len(objective.metrics), dtype=torch.float64, device=device)
             done: list[tuple[list[int], Tensor]] = []
-            parts = micro_batches(items, objective.widths, objective.rows_each, options.micro_batch_tokens)
+            parts = micro_batches(items, objective.widths, objective.rows_each, budget)
             for part in deal(parts, objective.widths, ranks.size, ranks.rank):
                 outcome = objective.outcome(loaded.model, part)
                 (outcome.loss / weight).backward()  # type: ignore[no-untyped-call]

@@ -1,6 +1,7 @@
 """Which rows make a step, and which rows share a forward pass: pure arithmetic on lengths, equal on every rank.
 
-A *step* is one optimizer step. It is cut into *micro-batches* of similar length under a token budget, which are dealt to the ranks.
+A *step* is one optimizer step. It is cut into *micro-batches* of similar length under a token budget, which are dealt to
+the ranks.
 """
 
 from __future__ import annotations

@@ -35,7 +35,8 @@ def add_option(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], k
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m trainer",
-        description="Turns preference pairs into a better model. Exit codes: 0 done, 1 failed and named, 2 usage, 3 environment, 130 interrupted.",
+        description="Turns preference pairs into a better model. Exit codes: 0 done, 1 failed and named, 2 usage or config, "
+        "3 environment, 130 interrupted.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (options, _) in COMMANDS.items():

@@ -16,7 +16,18 @@ Schedule = Literal["linear", "cosine", "constant"]
 
 # Options that change where or how fast a run goes, never the weights it ends with: not part of the fingerprint.
 NOT_IN_FINGERPRINT = frozenset(
-    {"out", "data", "model", "cache", "resume", "log_every", "checkpoint_every", "keep_checkpoints", "tensorboard", "drift_sample"}
+    {
+        "out",
+        "data",
+        "model",
+        "cache",
+        "resume",
+        "log_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "tensorboard",
+        "drift_sample",
+    }
 )
 
 
@@ -34,14 +45,22 @@ class ModelOptions:
     out: str = option("the folder to write to")
     device: Literal["auto", "cpu", "cuda"] = option("where to compute; auto = cuda when there is one", "auto")
     dtype: Dtype = option(
-        "the weights' type in the forward pass; the optimizer keeps float32 either way; auto = bfloat16 on cuda, float32 on cpu", "auto"
+        "the weights' type in the forward pass; the optimizer keeps float32 either way; auto = bfloat16 on cuda, float32 on cpu",
+        "auto",
     )
-    attention: str = option("transformers' attention; auto = eager for bfloat16 on cpu (1.3x there: docs/log.md), else sdpa", "auto")
-    max_length: int = option("most tokens of prompt and completion; longer rows are dropped and counted (TRL's 1024, doubled: own)", 2048)
+    attention: str = option(
+        "transformers' attention; auto = eager for bfloat16 on cpu (1.3x there: docs/log.md), else sdpa", "auto"
+    )
+    max_length: int = option(
+        "most tokens of prompt and completion; longer rows are dropped and counted (TRL's 1024, doubled: own)", 2048
+    )
     micro_batch_tokens: int = option(
-        "token budget of one forward pass, padding included; lower it when memory runs out; 0 = 1024 on cpu, 16384 on cuda (own)", 0
+        "token budget of one forward pass, padding included; lower it when memory runs out; 0 = 1024 on cpu, 16384 on cuda (own)",
+        0,
     )
-    head_mib: int = option("memory for float32 logits; above it they are computed in pieces, again in the backward pass (own)", 256)
+    head_mib: int = option(
+        "memory for float32 logits; above it they are computed in pieces, again in the backward pass (own)", 256
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +79,9 @@ class TrainOptions(ModelOptions):
     max_grad_norm: float = option("gradients are scaled down to this norm; 0 = never (TRL's default)", 1.0)
     seed: int = option("decides the order of rows and random weights (own)", 0)
     save_dtype: Dtype = option("the type of the saved weights; auto = as the model folder had them", "auto")
-    resume: Literal["auto", "never"] = option("auto = go on from the newest whole checkpoint; never = start over", "auto")
+    resume: Literal["auto", "never"] = option(
+        "auto = go on from the newest whole checkpoint; never = start over", "auto"
+    )
     checkpoint_every: int = option("optimizer steps between checkpoints; 0 = none (own)", 500)
     keep_checkpoints: int = option("how many checkpoints to keep (own)", 2)
     log_every: int = option("optimizer steps between log lines (own)", 1)
@@ -88,16 +109,62 @@ class SftOptions(TrainOptions):
     lr: float = option("peak learning rate (Tulu 3 SFT, 8B: 5e-6; small models take more)", 5e-6)
     batch_tokens: int = option("tokens of one optimizer step (tiny-model: 4 M tokens in 800 steps)", 5120)
     completion_only: bool = option("loss on the completion's tokens only; --no-completion-only = on every token", True)
-    init: Literal["pretrained", "random"] = option("random = start from the folder's config.json with seeded random weights", "pretrained")
+    init: Literal["pretrained", "random"] = option(
+        "random = start from the folder's config.json with seeded random weights", "pretrained"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReferenceOptions(ModelOptions):
-    """Where the reference's log-probabilities come from."""
+class DpoOptions(TrainOptions):
+    """Direct preference optimisation: train on pairs of a better and a worse completion.
+
+    Data is a dataset folder as `pipeline` publishes it, or Parquet files with its columns (docs/format.md, "pairs").
+    """
+
+    loss: Literal["sigmoid", "dpo_positive"] = option(
+        "sigmoid = DPO (2305.18290); dpo_positive = DPO-Positive (2402.13228)", "sigmoid"
+    )
+    beta: float = option("strength of the pull to the reference (field-notes, Training: 0.1)", 0.1)
+    label_smoothing: float = option("supposed share of flipped labels, for sigmoid: conservative DPO (own: off)", 0.0)
+    dpop_lambda: float = option("DPO-Positive's penalty on a falling chosen log-prob (2402.13228: 50)", 50.0)
+    batch_pairs: int = option("pairs of one optimizer step (DPO's own code: 64)", 64)
+    reference: Literal["computed", "sampler"] = option(
+        "computed = one pass of the model before training, cached; sampler = the dataset's sampler_logps "
+        "where they are this model's, the others computed",
+        "computed",
+    )
+    cache: str = option(
+        "folder of cached reference log-probs; empty = reference_logps/ beside the dataset, or in --out", ""
+    )
+    drift_limit: float = option(
+        "largest mean gap, nats a token, between reference and policy at step 0 (bfloat16 noise is below 0.01, "
+        "a wrong temperature 0.1: trainer-speed.md)",
+        0.02,
+    )
+    drift_sample: int = option("pairs on which that gap is measured (own)", 32)
+    chosen_fall: float = option("warn when the chosen log-prob has fallen by this many nats a token (own)", 0.1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.beta > 0:
+            raise ValueError(f"beta is {self.beta}; hint: above 0")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ValueError(f"label_smoothing is {self.label_smoothing}; hint: 0 to 0.5")
+        if self.label_smoothing and self.loss != "sigmoid":
+            raise ValueError(f"label_smoothing has no meaning for {self.loss}; hint: --loss sigmoid")
+        if self.batch_pairs < 1 or self.drift_sample < 1:
+            raise ValueError("batch_pairs and drift_sample are at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogpsOptions(ModelOptions):
+    """Log-probabilities of a dataset's pairs under a model, as a Parquet side file (pair_id, logp_chosen, logp_rejected)."""
 
 
 COMMANDS: dict[str, tuple[type, str]] = {
+    "dpo": (DpoOptions, "trainer.dpo:run"),
     "sft": (SftOptions, "trainer.sft:run"),
+    "logps": (LogpsOptions, "trainer.dpo:run_logps"),
 }
 
 

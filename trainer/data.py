@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
 
 from trainer.errors import UsageError
 
+T = TypeVar("T")
 Messages = list[dict[str, Any]]
 Ids = Sequence[int]  # array("i") in memory: 4 bytes a token
 
@@ -48,7 +50,9 @@ def render(tokenizer: Any, name: str, prompt: Any, completion: Any) -> Texts:
     """
     if not tokenizer.chat_template:
         if not (isinstance(prompt, str) and isinstance(completion, str)):
-            raise UsageError(f"{name} holds messages, but the tokenizer has no chat template; hint: add chat_template.jinja to the model")
+            raise UsageError(
+                f"{name} holds messages, but the tokenizer has no chat template; hint: add chat_template.jinja to the model"
+            )
         return Texts(name, prompt, prompt + completion + tokenizer.eos_token, special=True)
     asked, answered = as_messages(prompt, "user"), as_messages(completion, "assistant")
     try:
@@ -84,8 +88,8 @@ def encode(texts: Sequence[Texts], tokenizer: Any, end_ids: Sequence[int]) -> It
     for text, prompt, full in zip(texts, prompts, fulls, strict=True):
         if full[: len(prompt)] != prompt:
             raise UsageError(
-                f"{text.name}: the tokens of its prompt are not the beginning of its conversation's tokens; hint: the chat template "
-                "must render the prompt with add_generation_prompt exactly as it begins the full conversation"
+                f"{text.name}: the tokens of its prompt are not the beginning of its conversation's tokens; hint: "
+                "the chat template must render the prompt with add_generation_prompt exactly as it begins the full conversation"
             )
         completion = full[len(prompt) :]
         yield Encoded(array("i", prompt), array("i", with_end(completion, tokenizer, end_ids) if completion else []))
@@ -106,7 +110,9 @@ def data_files(sources: Sequence[str], suffixes: tuple[str, ...] = (".parquet",)
         else:
             found = [path] if path.is_file() and path.suffix in suffixes else []
         if not found:
-            raise UsageError(f"no {' or '.join(suffixes)} file at {source}; hint: give a dataset folder (with data/) or files")
+            raise UsageError(
+                f"no {' or '.join(suffixes)} file at {source}; hint: give a dataset folder (with data/) or files"
+            )
         files += found
     return files
 
@@ -125,6 +131,17 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[tupl
                 yield from ((f"{path.name} row {n}", row) for n, row in enumerate(rows, 1))
         else:
             with path.open(encoding="utf-8") as lines:
-                yield from ((f"{path.name} line {n}", json.loads(line)) for n, line in enumerate(lines, 1) if line.strip())
+                yield from (
+                    (f"{path.name} line {n}", json.loads(line)) for n, line in enumerate(lines, 1) if line.strip()
+                )
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}; hint: is it whole, and of the type its name says?") from error
+        raise UsageError(
+            f"{path} cannot be read: {error}; hint: is it whole, and of the type its name says?"
+        ) from error
+
+
+def grouped(rows: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of `size` rows; the last one may be shorter. (itertools.batched needs Python 3.12.)"""
+    iterator = iter(rows)
+    while group := list(islice(iterator, size)):
+        yield group

@@ -1,4 +1,7 @@
-"""What can go wrong, by whose turn it is to act: each error names its exit code. Messages say what happened, where, and a hint."""
+"""What can go wrong, by whose turn it is to act: each error names its exit code.
+
+Messages say what happened, where, and a hint.
+"""
 
 from __future__ import annotations
 

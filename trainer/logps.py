@@ -70,7 +70,9 @@ def token_logps(model: Any, batch: Padded, head_bytes: int) -> Tensor:
     hidden_ND = hidden_BTD[batch.scored_BT]
     piece = max(1, head_bytes // (4 * model.config.vocab_size))
     if len(batch.target_N) <= piece or not torch.is_grad_enabled():
-        parts = [_chunk_logps(model, h, t) for h, t in zip(hidden_ND.split(piece), batch.target_N.split(piece), strict=True)]
+        parts = [
+            _chunk_logps(model, h, t) for h, t in zip(hidden_ND.split(piece), batch.target_N.split(piece), strict=True)
+        ]
     else:
         parts = [
             checkpoint(_chunk_logps, model, h, t, use_reentrant=False)

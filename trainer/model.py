@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,25 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils import logging as transformers_logging
 
+from trainer.config import ModelOptions
 from trainer.errors import EnvironmentProblem, UsageError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MIB = 1 << 20
 # Files of a model folder that are copied byte for byte, so that the tokenizer and template stay exactly what they were.
-COPIED = ("tokenizer", "special_tokens", "added_tokens", "vocab", "merges", "chat_template", "spiece", "generation_config", "tekken")
+COPIED = (
+    "tokenizer",
+    "special_tokens",
+    "added_tokens",
+    "vocab",
+    "merges",
+    "chat_template",
+    "spiece",
+    "generation_config",
+    "tekken",
+)
 
 
 @dataclass(frozen=True)
@@ -90,9 +103,14 @@ def choose_device(name: str) -> torch.device:
         EnvironmentProblem: cuda was asked for and is not there.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise EnvironmentProblem("device is cuda, but torch sees no GPU; hint: --device cpu, or check nvidia-smi and the torch build")
+        raise EnvironmentProblem(
+            "device is cuda, but torch sees no GPU; hint: --device cpu, or check nvidia-smi and the torch build"
+        )
     if name == "cpu" or not torch.cuda.is_available():
-        torch.set_flush_denormal(True)  # saturated margins make denormal gradients: 6x slower without (trainer-speed.md)
+        warnings.filterwarnings("ignore", "The value of the smallest subnormal")  # numpy notices the next line
+        torch.set_flush_denormal(
+            True
+        )  # saturated margins make denormal gradients: 6x slower without (trainer-speed.md)
         return torch.device("cpu")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
@@ -108,7 +126,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def choose_attention(name: str, device: torch.device, dtype: torch.dtype) -> str:
-    """transformers' attention by its option. On CPU the fused kernel's bfloat16 backward pass is slower than the plain formula."""
+    """transformers' attention by its option: on CPU the fused kernel's bfloat16 backward pass is slower than the formula."""
     if name == "auto":
         return "eager" if device.type == "cpu" and dtype == torch.bfloat16 else "sdpa"
     return name
@@ -128,13 +146,17 @@ def check_folder(source: str) -> None:
     path = Path(source)
     if not path.is_dir():
         if source.startswith((".", "/", "~")) or source.count("/") > 1:
-            raise UsageError(f"model folder {source} does not exist; hint: a local folder with config.json, or a Hub name like org/name")
+            raise UsageError(
+                f"model folder {source} does not exist; hint: a local folder with config.json, or a Hub name like org/name"
+            )
         return
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a local folder needs no network
     if not (path / "config.json").is_file():
         raise UsageError(f"model folder {source} has no config.json; hint: give the folder that holds it")
     if not any(path.glob("tokenizer*")):
-        raise UsageError(f"model folder {source} has no tokenizer; hint: copy the tokenizer files of its base model into it")
+        raise UsageError(
+            f"model folder {source} has no tokenizer; hint: copy the tokenizer files of its base model into it"
+        )
 
 
 def load_tokenizer(source: str) -> Any:
@@ -142,7 +164,9 @@ def load_tokenizer(source: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
-        raise UsageError(f"the tokenizer of {source} cannot be loaded: {error}; hint: check its tokenizer files") from error
+        raise UsageError(
+            f"the tokenizer of {source} cannot be loaded: {error}; hint: check its tokenizer files"
+        ) from error
     if tokenizer.eos_token_id is None:
         raise UsageError(f"the tokenizer of {source} has no end token; hint: set eos_token in tokenizer_config.json")
     return tokenizer
@@ -171,20 +195,24 @@ def cast_parameters(model: torch.nn.Module, dtype: torch.dtype) -> None:
         parameter.data = parameter.data.to(dtype)
 
 
-def load(source: str, *, device: str, dtype: str, attention: str, init: str = "pretrained", seed: int = 0) -> Loaded:
+def load(options: ModelOptions, *, init: str = "pretrained", seed: int = 0) -> Loaded:
     """A model and its tokenizer, with float32 weights on the device; `train` casts them once the optimizer holds its copy.
 
     Raises:
         UsageError: the folder is missing, or lacks weights, config or tokenizer.
     """
+    source = options.model
+    transformers_logging.disable_progress_bar()
     tokenizer = load_tokenizer(source)
-    where = choose_device(device)
-    forward_dtype = choose_dtype(dtype, where)
+    where = choose_device(options.device)
+    forward_dtype = choose_dtype(options.dtype, where)
     try:
         config = AutoConfig.from_pretrained(source)
-        model = _weights(source, init, seed, choose_attention(attention, where, forward_dtype))
+        model = _weights(source, init, seed, choose_attention(options.attention, where, forward_dtype))
     except (OSError, ValueError) as error:
-        raise UsageError(f"the model {source} cannot be loaded: {error}; hint: --init random needs no weights") from error
+        raise UsageError(
+            f"the model {source} cannot be loaded: {error}; hint: --init random needs no weights"
+        ) from error
     model.eval()  # no dropout: the reference and the policy must agree; gradients flow all the same
     model.requires_grad_(True)
     commit = getattr(config, "_commit_hash", None)

@@ -90,7 +90,10 @@ class MasterAdamW:
 
     def state(self) -> dict[str, Any]:
         """All that a checkpoint needs."""
-        return {"weights": dict(zip(self.names, (m.detach() for m in self.masters), strict=True)), "adam": self.adam.state_dict()}
+        return {
+            "weights": dict(zip(self.names, (m.detach() for m in self.masters), strict=True)),
+            "adam": self.adam.state_dict(),
+        }
 
     @torch.no_grad()
     def restore(self, state: dict[str, Any]) -> None:

@@ -22,7 +22,12 @@ class RunLog:
     def __init__(self, out: Path, *, total: int, start: int, tensorboard: bool, active: bool) -> None:
         terminal = sys.stderr.isatty()
         self.bar = tqdm(
-            total=total, initial=start, unit="step", disable=not active, mininterval=0.5 if terminal else 30, file=sys.stderr
+            total=total,
+            initial=start,
+            unit="step",
+            disable=not active,
+            mininterval=0.5 if terminal else 30,
+            file=sys.stderr,
         )
         self.file: IO[str] | None = _kept_until(out / "log.jsonl", start) if active else None
         self.board = _board(out, start) if active and tensorboard else None

@@ -23,7 +23,7 @@ from trainer.optim import MasterAdamW
 from trainer.ranks import joined
 from trainer.runlog import say
 from trainer.start import finished, prepare_out
-from trainer.train import Outcome, train
+from trainer.train import Job, Outcome, train
 
 GROUP = 4096  # rows rendered and tokenised at a time
 
@@ -37,7 +37,9 @@ def document(name: str, row: dict[str, Any], tokenizer: Any) -> Texts:
     if row.get("messages"):
         messages = list(row["messages"])
         if messages[-1].get("role") != "assistant":
-            raise UsageError(f"{name}: its last message is not the assistant's; hint: the last message is what is learnt")
+            raise UsageError(
+                f"{name}: its last message is not the assistant's; hint: the last message is what is learnt"
+            )
         return render(tokenizer, name, messages[:-1], messages[-1:])
     if row.get("prompt") is None or row.get("completion") is None:
         raise UsageError(f'{name} has neither "messages" nor "prompt" and "completion"; hint: it has {", ".join(row)}')
@@ -74,7 +76,9 @@ def content_ids(documents: Sequence[Encoded]) -> list[str]:
     seen: Counter[str] = Counter()
     names = []
     for item in documents:
-        digest = hashlib.sha256(b"%d:" % len(item.prompt) + bytes(item.prompt) + bytes(item.completion)).hexdigest()[:32]
+        digest = hashlib.sha256(b"%d:" % len(item.prompt) + bytes(item.prompt) + bytes(item.completion)).hexdigest()[
+            :32
+        ]
         names.append(f"{digest}-{seen[digest]}")
         seen[digest] += 1
     return names
@@ -115,14 +119,14 @@ def run(options: SftOptions) -> dict[str, Any]:
     """`python -m trainer sft`."""
     files = data_files(options.data, (".parquet", ".jsonl"))
     out = prepare_out(options)
-    loaded = load(
-        options.model, device=options.device, dtype=options.dtype, attention=options.attention, init=options.init, seed=options.seed
-    )
+    loaded = load(options, init=options.init, seed=options.seed)
     documents, refused = read_documents(files, loaded, options.max_length)
     for reason, count in refused.items():
         say(f"refused {count} rows: {reason}")
     if not documents:
-        raise UsageError(f"no rows left to train on in {', '.join(options.data)}; hint: {dict(refused) or 'the files are empty'}")
+        raise UsageError(
+            f"no rows left to train on in {', '.join(options.data)}; hint: {dict(refused) or 'the files are empty'}"
+        )
     objective = SftObjective(documents, loaded, options)
     data_hash = hashlib.sha256("\n".join(sorted(objective.ids)).encode()).hexdigest()[:32]
     identity = fingerprint(
@@ -135,5 +139,5 @@ def run(options: SftOptions) -> dict[str, Any]:
     with joined(loaded.device) as ranks, torch.enable_grad():
         optimizer = MasterAdamW(loaded.model, loaded.dtype, options)
         check_head(loaded.model, loaded.device)
-        result = train(loaded, optimizer, objective, options, identity, ranks)
+        result = train(Job(loaded, optimizer, objective, options, identity, ranks))
     return result if ranks.is_first else {}

@@ -46,3 +46,8 @@ def finished(out: Path, identity: str) -> dict[str, Any] | None:
     say(f"{out} is done already; hint: --resume never trains again")
     result: dict[str, Any] = receipt["result"]
     return result
+
+
+def logps_path(out: str) -> Path:
+    """The Parquet file to write: the one named, or `logps.parquet` in the folder named."""
+    return Path(out) if out.endswith(".parquet") else Path(out) / "logps.parquet"

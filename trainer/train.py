@@ -41,17 +41,31 @@ class Outcome:
 
 
 class Objective(Protocol):
-    """What a command trains on.
+    """What a command trains on: items, each with an id, and what to do with some of them."""
 
-    `ids` name the items, `widths` are their longest rows, `lengths` all their tokens, `weights` their share of a step's mean.
-    """
+    @property
+    def ids(self) -> Sequence[str]:
+        """The items' names."""
 
-    ids: Sequence[str]
-    widths: Sequence[int]
-    lengths: Sequence[int]
-    weights: Sequence[float]
-    rows_each: int
-    metrics: tuple[str, ...]
+    @property
+    def widths(self) -> Sequence[int]:
+        """Each item's longest row, in tokens."""
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Each item's tokens, all rows together."""
+
+    @property
+    def weights(self) -> Sequence[float]:
+        """Each item's share in a step's mean."""
+
+    @property
+    def rows_each(self) -> int:
+        """Rows an item brings to a forward pass."""
+
+    @property
+    def metrics(self) -> Sequence[str]:
+        """The names of `Outcome.sums_M`."""
 
     def steps(self, epoch: int) -> Iterator[list[int]]:
         """The items of every optimizer step of one epoch."""
@@ -66,19 +80,41 @@ class Objective(Protocol):
         """Warns when the numbers look unhealthy."""
 
 
-def train(loaded: Loaded, optimizer: MasterAdamW, objective: Objective, options: TrainOptions, identity: str, ranks: Ranks) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Job:
+    """One training run: all that the loop needs. `identity` is its fingerprint."""
+
+    loaded: Loaded
+    optimizer: MasterAdamW
+    objective: Objective
+    options: TrainOptions
+    identity: str
+    ranks: Ranks
+
+    @property
+    def out(self) -> Path:
+        return Path(self.options.out)
+
+
+def train(job: Job) -> dict[str, Any]:
     """Trains to the end, saves the model, and returns the last numbers.
 
     Raises:
         TrainerError: a loss or gradient is not finite; nothing is saved of it.
         KeyboardInterrupt: interrupted; a checkpoint was written first.
     """
-    out, device = Path(options.out), loaded.device
+    objective, optimizer, options, ranks, device = (
+        job.objective,
+        job.optimizer,
+        job.options,
+        job.ranks,
+        job.loaded.device,
+    )
     plan = [step for epoch in range(options.epochs) for step in objective.steps(epoch)]
     plan = plan[: options.max_steps or None]
     budget = micro_batch_budget(options.micro_batch_tokens, device)
-    start = resume(optimizer, options, identity, device)
-    log = RunLog(out, total=len(plan), start=start, tensorboard=options.tensorboard, active=ranks.is_first)
+    start = resume(job)
+    log = RunLog(job.out, total=len(plan), start=start, tensorboard=options.tensorboard, active=ranks.is_first)
     numbers: dict[str, float] = {}
     began = time.perf_counter()
     with stop_flag() as stop:
@@ -90,8 +126,8 @@ def train(loaded: Loaded, optimizer: MasterAdamW, objective: Objective, options:
             done: list[tuple[list[int], Tensor]] = []
             parts = micro_batches(items, objective.widths, objective.rows_each, budget)
             for part in deal(parts, objective.widths, ranks.size, ranks.rank):
-                outcome = objective.outcome(loaded.model, part)
-                (outcome.loss / weight).backward()  # type: ignore[no-untyped-call]
+                outcome = objective.outcome(job.loaded.model, part)
+                (outcome.loss / weight).backward()
                 optimizer.accumulate()
                 totals[0] += outcome.loss.detach() / weight
                 totals[3:] += outcome.sums_M
@@ -102,7 +138,7 @@ def train(loaded: Loaded, optimizer: MasterAdamW, objective: Objective, options:
             totals[1] = norm
             loss, grad_norm, stopping, *sums = totals.tolist()  # the one wait for the device in a step
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-                raise TrainerError(not_finite(step + 1, loss, grad_norm, done, objective, ranks))
+                raise TrainerError(not_finite(job, done, f"loss {loss}, gradient norm {grad_norm} at step {step + 1}"))
             rate = rate_at(step, len(plan), options)
             optimizer.step(rate)
 
@@ -117,61 +153,72 @@ def train(loaded: Loaded, optimizer: MasterAdamW, objective: Objective, options:
                 log.write(step + 1, numbers)
             due = options.checkpoint_every and (step + 1) % options.checkpoint_every == 0 and step + 1 < len(plan)
             if due or stopping:
-                write_checkpoint(optimizer, options, identity, step + 1, ranks)
+                write_checkpoint(job, step + 1)
             if stopping:
                 raise KeyboardInterrupt
     log.close()
-    result = {"steps": len(plan), "items": sum(map(len, plan)), "seconds": round(time.perf_counter() - began, 2), **numbers}
-    finish(loaded, optimizer, options, identity, result, ranks)
+    result = {
+        "steps": len(plan),
+        "items": sum(map(len, plan)),
+        "seconds": round(time.perf_counter() - began, 2),
+        **numbers,
+    }
+    finish(job, result)
     return result
 
 
-def not_finite(step: int, loss: float, norm: float, done: Sequence[tuple[list[int], Tensor]], objective: Objective, ranks: Ranks) -> str:
+def not_finite(job: Job, done: Sequence[tuple[list[int], Tensor]], what: str) -> str:
     """The message that names the items to look at: those whose own loss is not finite, else the whole step's."""
-    named = [(objective.ids[i], v) for part, losses_B in done for i, v in zip(part, losses_B.tolist(), strict=True)]
-    everywhere = [pair for own in ranks.gather(named) for pair in own]
+    ids = job.objective.ids
+    named = [(ids[i], value) for part, losses_B in done for i, value in zip(part, losses_B.tolist(), strict=True)]
+    everywhere = [pair for own in job.ranks.gather(named) for pair in own]
     bad = [name for name, value in everywhere if not math.isfinite(value)] or [name for name, _ in everywhere]
     shown = ", ".join(bad[:8]) + (f" and {len(bad) - 8} more" if len(bad) > 8 else "")
     return (
-        f"loss {loss}, gradient norm {norm} at step {step}: stopped before the update, nothing saved; in {shown}; "
+        f"{what}: stopped before the update, nothing saved; in {shown}; "
         "hint: look at these rows, lower --lr, or use --dtype float32"
     )
 
 
-def resume(optimizer: MasterAdamW, options: TrainOptions, identity: str, device: torch.device) -> int:
+def resume(job: Job) -> int:
     """Goes back to the newest whole checkpoint. Returns how many steps are done.
 
     Raises:
         UsageError: the checkpoint is another run's.
     """
-    if options.resume == "never":
+    if job.options.resume == "never":
         return 0
-    found = newest_whole(Path(options.out) / "checkpoints", identity)
+    found = newest_whole(job.out / "checkpoints", job.identity)
     if found is None:
         return 0
-    optimizer.restore(load_state(found, device))
+    job.optimizer.restore(load_state(found, job.loaded.device))
     say(f"going on from {found.path}")
     return found.step
 
 
-def write_checkpoint(optimizer: MasterAdamW, options: TrainOptions, identity: str, step: int, ranks: Ranks) -> None:
+def write_checkpoint(job: Job, step: int) -> None:
     """The first rank writes, the others wait."""
-    if ranks.is_first:
-        folder = Path(options.out) / "checkpoints"
-        save_checkpoint(folder, step, optimizer.state(), identity, options.keep_checkpoints)
-    ranks.wait()
+    if job.ranks.is_first:
+        state = job.optimizer.state()
+        save_checkpoint(job.out / "checkpoints", step, state, job.identity, job.options.keep_checkpoints)
+    job.ranks.wait()
 
 
-def finish(loaded: Loaded, optimizer: MasterAdamW, options: TrainOptions, identity: str, result: dict[str, Any], ranks: Ranks) -> None:
+def finish(job: Job, result: dict[str, Any]) -> None:
     """Saves the model, then `train.json`: a run with this file is complete."""
-    if ranks.is_first:
-        optimizer.to_model()
-        dtype = loaded.saved_dtype if options.save_dtype == "auto" else DTYPES[options.save_dtype]
-        save(loaded, Path(options.out), dtype)
-        receipt = {"fingerprint": identity, "options": vars(options), "model_hash": loaded.model_hash, "result": result}
-        write_text(Path(options.out) / "train.json", json.dumps(receipt, indent=1))
-        say(f"saved the model in {options.out}")
-    ranks.wait()
+    if job.ranks.is_first:
+        job.optimizer.to_model()
+        asked = job.options.save_dtype
+        save(job.loaded, job.out, job.loaded.saved_dtype if asked == "auto" else DTYPES[asked])
+        receipt = {
+            "fingerprint": job.identity,
+            "options": vars(job.options),
+            "model_hash": job.loaded.model_hash,
+            "result": result,
+        }
+        write_text(job.out / "train.json", json.dumps(receipt, indent=1))
+        say(f"saved the model in {job.out}")
+    job.ranks.wait()
 
 
 class StopFlag:

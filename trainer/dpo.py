@@ -1,0 +1,144 @@
+"""Direct preference optimisation: raise the chosen completion against the rejected, measured from the reference.
+
+Legend: B pairs of a micro-batch (2 B rows), M metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from trainer.batches import shuffled, steps_by_count
+from trainer.config import DpoOptions, LogpsOptions, fingerprint
+from trainer.data import data_files
+from trainer.logps import check_head, completion_logps, pad
+from trainer.losses import METRICS, PairLogps, pair_losses, pair_metrics
+from trainer.model import Loaded, cast_parameters, load
+from trainer.optim import MasterAdamW
+from trainer.pairs import Pair, PairSet, read_pairs, tell
+from trainer.ranks import Ranks, joined
+from trainer.reference import (
+    Logps,
+    cache_key,
+    check_drift,
+    drift,
+    files_hash,
+    reference_logps,
+    sampler_files,
+    score,
+    spread_sample,
+    write_logps,
+)
+from trainer.runlog import say
+from trainer.start import finished, logps_path, prepare_out
+from trainer.train import Job, Outcome, train
+
+EXACT = 1e-4  # nats a token: float32 log-probs of one model differ by rounding only (measured 1e-6)
+
+
+class DpoObjective:
+    """loss = sum over pairs of weight * pair loss / sum of weights; the losses are in losses.py."""
+
+    rows_each = 2
+    metrics = (*METRICS, "chosen_tokens")
+
+    def __init__(self, pairs: Sequence[Pair], reference: Logps, loaded: Loaded, options: DpoOptions) -> None:
+        self.pairs = pairs
+        self.ids = [pair.pair_id for pair in pairs]
+        self.widths = [pair.width for pair in pairs]
+        self.lengths = [pair.n_tokens for pair in pairs]
+        self.weights = [pair.weight for pair in pairs]
+        self.reference = reference
+        self.options = options
+        self.device = loaded.device
+        self.fall = 0.0  # running mean of the chosen log-prob's change, nats a token
+        self.warned = options.chosen_fall
+
+    def steps(self, epoch: int) -> Iterator[list[int]]:
+        return steps_by_count(shuffled(self.ids, self.options.seed, epoch), self.options.batch_pairs)
+
+    def outcome(self, model: Any, items: Sequence[int]) -> Outcome:
+        pairs = [self.pairs[i] for i in items]
+        batch = pad([row for pair in pairs for row in pair.rows], self.device)
+        policy_B2 = completion_logps(model, batch, self.options.head_mib << 20).view(-1, 2)
+        reference_B2 = policy_B2.new_tensor([self.reference[pair.pair_id] for pair in pairs])
+        logps = PairLogps(policy_B2[:, 0], policy_B2[:, 1], reference_B2[:, 0], reference_B2[:, 1])
+        losses_B = pair_losses(logps, self.options)
+        weight_B = losses_B.new_tensor([pair.weight for pair in pairs])
+        tokens_B1 = losses_B.new_tensor([[len(pair.chosen)] for pair in pairs])
+        sums_M = torch.cat([pair_metrics(logps, self.options.beta), tokens_B1], dim=1).sum(0)
+        return Outcome((weight_B * losses_B).sum(), losses_B.detach(), sums_M)
+
+    def numbers(self, means: dict[str, float], n_items: int, seconds: float) -> dict[str, float]:
+        return {**means, "pairs_per_s": n_items / seconds}
+
+    def watch(self, step: int, numbers: dict[str, float]) -> None:
+        """Warns when the chosen completions become much less likely, and again at every doubling."""
+        self.fall = 0.9 * self.fall - 0.1 * numbers["chosen_shift"] / numbers["chosen_tokens"]
+        if self.fall > self.warned:
+            say(
+                f"warning: at step {step} the chosen log-prob has fallen by {self.fall:.2g} nats a token; "
+                "hint: lower --lr, raise --beta, or use --loss dpo_positive"
+            )
+            self.warned = 2 * self.fall
+
+
+def start_check(loaded: Loaded, pairs: Sequence[Pair], reference: Logps, options: DpoOptions, ranks: Ranks) -> None:
+    """Policy and reference are one model before the first step: prints how far their numbers are apart, and bounds it."""
+    probe = spread_sample(pairs, options.drift_sample)
+    exact = loaded.dtype == torch.float32 and options.reference == "computed"
+    gap = drift(score(loaded, probe, options, ranks), reference, probe)
+    check_drift("policy against reference at step 0", gap, EXACT if exact else options.drift_limit)
+
+
+def identity_of(options: DpoOptions, loaded: Loaded, found: PairSet) -> str:
+    """The run's fingerprint."""
+    sampler = files_hash(sampler_files(options)) if options.reference == "sampler" else None
+    return fingerprint(
+        options,
+        model=loaded.model_hash,
+        tokenizer=loaded.tokenizer_hash,
+        template=loaded.template_hash,
+        data=found.data_hash,
+        sampler=sampler,
+        dtype=str(loaded.dtype),
+    )
+
+
+def run(options: DpoOptions) -> dict[str, Any]:
+    """`python -m trainer dpo`."""
+    files = data_files(options.data)
+    out = prepare_out(options)
+    loaded = load(options)
+    found = read_pairs(files, loaded, options.max_length)
+    tell(found, loaded, ", ".join(options.data))
+    identity = identity_of(options, loaded, found)
+    before = finished(out, identity)
+    if before is not None:
+        return before
+    with joined(loaded.device) as ranks:
+        optimizer = MasterAdamW(loaded.model, loaded.dtype, options)
+        check_head(loaded.model, loaded.device)
+        reference = reference_logps(loaded, found, options, ranks)
+        start_check(loaded, found.pairs, reference, options, ranks)
+        objective = DpoObjective(found.pairs, reference, loaded, options)
+        result = train(Job(loaded, optimizer, objective, options, identity, ranks))
+    return {**result, "refused": dict(found.refused)} if ranks.is_first else {}
+
+
+def run_logps(options: LogpsOptions) -> dict[str, Any]:
+    """`python -m trainer logps`."""
+    files = data_files(options.data)
+    path = logps_path(options.out)
+    loaded = load(options)
+    found = read_pairs(files, loaded, options.max_length)
+    tell(found, loaded, ", ".join(options.data))
+    cast_parameters(loaded.model, loaded.dtype)
+    check_head(loaded.model, loaded.device)
+    with joined(loaded.device) as ranks:
+        logps = score(loaded, found.pairs, options, ranks)
+        if ranks.is_first:
+            write_logps(path, logps, cache_key(loaded, found.data_hash, options))
+    return {"out": str(path), "pairs": len(logps), "refused": dict(found.refused)} if ranks.is_first else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import itertools
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -75,7 +76,8 @@ def _options(labeler: Any) -> str:
 
 
 def _default(field: dataclasses.Field[Any]) -> str:
-    value = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+    factory = field.default_factory
+    value = field.default if factory is dataclasses.MISSING else factory()
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return repr(value)
@@ -87,7 +89,7 @@ def _sentences(labeler: type) -> dict[str, str]:
     definition = _class_in(Path(file), labeler.__name__) if file else None
     body = definition.body if definition else []
     found = {}
-    for field, following in zip(body, body[1:], strict=False):
+    for field, following in itertools.pairwise(body):
         match field, following:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
                 found[name] = " ".join(text.split())

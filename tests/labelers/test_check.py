@@ -1,0 +1,148 @@
+"""`labelers.testing.check` finds each broken promise, and nothing in the labelers that are built in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from labelers.discovery import BUILTIN, LabelerSpec
+from labelers.nasty import nasty_texts
+from labelers.testing import ScriptedEngine, check, speed
+from labelers.types import Abstain, Candidate, Example, Needs, Prompt, Score
+
+_EXAMPLE = Example(Prompt.of("Say hi"), better="hi", worse="x" * 200)
+
+
+@dataclass(frozen=True)
+class Short:
+    name, version, needs, examples = "short", "1", Needs(), (_EXAMPLE,)
+
+    def score(self, batch: Any, ctx: Any) -> Any:
+        return [self.one(c.completion.text) for c in batch]
+
+    def one(self, text: str) -> Any:
+        return Score(float(len(text) <= 100))
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_a_builtin_labeler_keeps_the_contract(name: str) -> None:
+    spec = LabelerSpec(name)
+    assert check(spec.build(), spec=spec) == []
+
+
+def rules(labeler: Any, **kwargs: Any) -> set[str]:
+    return {finding.rule for finding in check(labeler, **kwargs)}
+
+
+def test_a_right_labeler_has_no_findings() -> None:
+    assert rules(Short()) == set()
+
+
+@dataclass(frozen=True)
+class Upside(Short):
+    def one(self, text: str) -> Any:
+        return Score(float(len(text)))
+
+
+@dataclass(frozen=True)
+class Raises(Short):
+    def one(self, text: str) -> Any:
+        return Score(float(len(text.encode()) <= 100))
+
+
+@dataclass(frozen=True)
+class WrongType(Short):
+    def one(self, text: str) -> Any:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class Ranks(Short):
+    def score(self, batch: Any, ctx: Any) -> Any:
+        return [Score(float(len(c.completion.text) <= 100) + len(batch)) for c in batch]
+
+
+@dataclass(frozen=True)
+class ByPlace(Short):
+    def score(self, batch: Any, ctx: Any) -> Any:
+        return [Score(float(i)) for i, _ in enumerate(batch)]
+
+
+@dataclass(frozen=True)
+class Drops(Short):
+    def score(self, batch: Any, ctx: Any) -> Any:
+        return [self.one(c.completion.text) for c in batch if c.completion.text]
+
+
+@dataclass(frozen=True)
+class Moody(Short):
+    def one(self, text: str) -> Any:
+        _calls.append(1)
+        return Score(float(len(_calls)))
+
+
+@dataclass(frozen=True)
+class NoExamples(Short):
+    examples = ()
+
+
+@dataclass(frozen=True)
+class Abstains(Short):
+    def one(self, text: str) -> Any:
+        return Abstain("not_applicable")
+
+
+@dataclass(frozen=True)
+class Invents(Short):
+    needs = Needs(engine=True)
+
+    def score(self, batch: list[Candidate], ctx: Any) -> Any:
+        return [Score(float(reply == "yes")) for reply in ctx.generate([[] for _ in batch])]
+
+
+_calls: list[int] = []
+
+
+@pytest.mark.parametrize(
+    ("labeler", "rule"),
+    [
+        (Upside(), "ranks its examples right"),
+        (Abstains(), "ranks its examples right"),
+        (Raises(), "answers every text"),
+        (WrongType(), "answers with scores, verdicts or abstentions"),
+        (Drops(), "answers with scores, verdicts or abstentions"),
+        (Ranks(), "a batch and single texts get the same answers"),
+        (ByPlace(), "the order of a batch does not matter"),
+        (Moody(), "answers the same twice"),
+        (NoExamples(), "has examples"),
+        (Invents(), "abstains when the model gives no reply"),
+        (object(), "has the shape of a labeler"),
+    ],
+)
+def test_each_broken_rule_is_found(labeler: Any, rule: str) -> None:
+    assert rule in rules(labeler)
+
+
+def test_what_cannot_be_pickled_is_found() -> None:
+    @dataclass(frozen=True)
+    class Local(Short):
+        pass
+
+    assert "can go to a worker process" in rules(Local())
+
+
+def test_a_scripted_engine_answers_with_its_function() -> None:
+    assert ScriptedEngine(lambda chat: "hi").generate([[], []]) == ["hi", "hi"]
+    assert ScriptedEngine().generate([[]]) == [None]
+
+
+def test_speed_is_measured_on_the_examples() -> None:
+    assert speed(Short(), seconds=0.01) > 0
+
+
+def test_nasty_texts_have_what_breaks_parsers() -> None:
+    texts = nasty_texts()
+    assert {"empty", "NUL", "lone surrogate", "deep brackets", "long line", "fake verdicts"} <= set(texts)
+    assert all(len(text) <= 1_000_000 for text in texts.values())

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import importlib
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -81,6 +82,6 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("trainer: interrupted; hint: the same command goes on from the newest checkpoint", file=sys.stderr)
         return INTERRUPTED
-    if result:
+    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes the first one reports
         print(json.dumps(result), flush=True)
     return DONE

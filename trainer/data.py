@@ -117,6 +117,21 @@ def data_files(sources: Sequence[str], suffixes: tuple[str, ...] = (".parquet",)
     return files
 
 
+def parsed(name: str, line: str) -> tuple[str, dict[str, Any]]:
+    """One JSONL row with its name.
+
+    Raises:
+        ValueError: naming the line.
+    """
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{name} is not an object")
+    return name, row
+
+
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each row with a name for messages to people, from Parquet or JSONL.
 
@@ -131,9 +146,7 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[tupl
                 yield from ((f"{path.name} row {n}", row) for n, row in enumerate(rows, 1))
         else:
             with path.open(encoding="utf-8") as lines:
-                yield from (
-                    (f"{path.name} line {n}", json.loads(line)) for n, line in enumerate(lines, 1) if line.strip()
-                )
+                yield from (parsed(f"{path.name} line {n}", line) for n, line in enumerate(lines, 1) if line.strip())
     except (OSError, ValueError) as error:
         raise UsageError(
             f"{path} cannot be read: {error}; hint: is it whole, and of the type its name says?"

@@ -96,15 +96,7 @@ def start_check(loaded: Loaded, pairs: Sequence[Pair], reference: Logps, options
 def identity_of(options: DpoOptions, loaded: Loaded, found: PairSet) -> str:
     """The run's fingerprint."""
     sampler = files_hash(sampler_files(options)) if options.reference == "sampler" else None
-    return fingerprint(
-        options,
-        model=loaded.model_hash,
-        tokenizer=loaded.tokenizer_hash,
-        template=loaded.template_hash,
-        data=found.data_hash,
-        sampler=sampler,
-        dtype=str(loaded.dtype),
-    )
+    return fingerprint(options, data=found.data_hash, sampler=sampler, **loaded.hashes)
 
 
 def run(options: DpoOptions) -> dict[str, Any]:
@@ -125,7 +117,7 @@ def run(options: DpoOptions) -> dict[str, Any]:
         start_check(loaded, found.pairs, reference, options, ranks)
         objective = DpoObjective(found.pairs, reference, loaded, options)
         result = train(Job(loaded, optimizer, objective, options, identity, ranks))
-    return {**result, "refused": dict(found.refused)} if ranks.is_first else {}
+    return {**result, "refused": dict(found.refused)}
 
 
 def run_logps(options: LogpsOptions) -> dict[str, Any]:
@@ -141,4 +133,4 @@ def run_logps(options: LogpsOptions) -> dict[str, Any]:
         logps = score(loaded, found.pairs, options, ranks)
         if ranks.is_first:
             write_logps(path, logps, cache_key(loaded, found.data_hash, options))
-    return {"out": str(path), "pairs": len(logps), "refused": dict(found.refused)} if ranks.is_first else {}
+    return {"out": str(path), "pairs": len(logps), "refused": dict(found.refused)}

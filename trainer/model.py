@@ -7,7 +7,8 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,16 @@ class Loaded:
     model_hash: str
     tokenizer_hash: str
     template_hash: str | None
+
+    @property
+    def hashes(self) -> dict[str, str | None]:
+        """What the model, its text and its arithmetic are: part of a run's fingerprint."""
+        return {
+            "model": self.model_hash,
+            "tokenizer": self.tokenizer_hash,
+            "template": self.template_hash,
+            "dtype": str(self.dtype),
+        }
 
 
 def short_hash(data: bytes) -> str:
@@ -228,6 +239,21 @@ def load(options: ModelOptions, *, init: str = "pretrained", seed: int = 0) -> L
         tokenizer_hash=tokenizer_hash(tokenizer),
         template_hash=template_hash(tokenizer),
     )
+
+
+@contextmanager
+def memory_hint() -> Iterator[None]:
+    """Turns a GPU's out-of-memory error into one with a hint.
+
+    Raises:
+        EnvironmentProblem: instead of torch's error.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise EnvironmentProblem(
+            f"the GPU is out of memory: {error}; hint: lower --micro-batch-tokens or --head-mib"
+        ) from error
 
 
 def _flush(paths: Iterable[Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -12,7 +13,9 @@ from tqdm import tqdm
 
 
 def say(text: str) -> None:
-    """One line of talk, above the bar."""
+    """One line of talk, above the bar; of torchrun's processes only the first talks."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     tqdm.write(f"trainer: {text}", file=sys.stderr)
 
 
@@ -47,7 +50,10 @@ class RunLog:
     def advance(self) -> None:
         self.bar.update()
 
-    def close(self) -> None:
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         self.bar.close()
         if self.file is not None:
             self.file.close()

@@ -11,11 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from trainer.batches import shuffled, steps_by_tokens
 from trainer.config import SftOptions, fingerprint
-from trainer.data import Encoded, Texts, data_files, encode, read_rows, render
+from trainer.data import Encoded, Texts, data_files, encode, grouped, read_rows, render
 from trainer.errors import UsageError
 from trainer.logps import Row, check_head, completion_logps, pad
 from trainer.model import Loaded, load
@@ -46,28 +44,30 @@ def document(name: str, row: dict[str, Any], tokenizer: Any) -> Texts:
     return render(tokenizer, name, row["prompt"], row["completion"])
 
 
+def defect(item: Encoded, loaded: Loaded, max_length: int) -> str | None:
+    """Why a row cannot be trained on; None when it can."""
+    if all(token in loaded.end_ids for token in item.completion):
+        return "the completion is empty"
+    if len(item.prompt) + len(item.completion) > max_length:
+        return "longer than max_length"
+    if max(*item.prompt, *item.completion) >= loaded.model.config.vocab_size:
+        return "a token id is outside the vocabulary"
+    return None
+
+
 def read_documents(files: Sequence[Path], loaded: Loaded, max_length: int) -> tuple[list[Encoded], Counter[str]]:
     """All rows as token ids, and how many were refused by reason."""
     kept: list[Encoded] = []
     refused: Counter[str] = Counter()
-    group: list[Texts] = []
-
-    def take() -> None:
-        for item in encode(group, loaded.tokenizer, loaded.end_ids):
-            if not len(item.completion):
-                refused["empty completion"] += 1
-            elif len(item.prompt) + len(item.completion) > max_length:
-                refused["over max_length"] += 1
-            else:
-                kept.append(item)
-        group.clear()
-
     for path in files:
-        for name, row in read_rows(path):
-            group.append(document(name, row, loaded.tokenizer))
-            if len(group) == GROUP:
-                take()
-    take()
+        for group in grouped(read_rows(path), GROUP):
+            texts = [document(name, row, loaded.tokenizer) for name, row in group]
+            for item in encode(texts, loaded.tokenizer, loaded.end_ids):
+                reason = defect(item, loaded, max_length)
+                if reason is None:
+                    kept.append(item)
+                else:
+                    refused[reason] += 1
     return kept, refused
 
 
@@ -129,15 +129,13 @@ def run(options: SftOptions) -> dict[str, Any]:
         )
     objective = SftObjective(documents, loaded, options)
     data_hash = hashlib.sha256("\n".join(sorted(objective.ids)).encode()).hexdigest()[:32]
-    identity = fingerprint(
-        options, model=loaded.model_hash, tokenizer=loaded.tokenizer_hash, template=loaded.template_hash, data=data_hash
-    )
+    identity = fingerprint(options, data=data_hash, **loaded.hashes)
     before = finished(out, identity)
     if before is not None:
         return before
     say(f"{len(documents)} rows, {sum(objective.lengths)} tokens, on {loaded.device} in {loaded.dtype}")
-    with joined(loaded.device) as ranks, torch.enable_grad():
+    with joined(loaded.device) as ranks:
         optimizer = MasterAdamW(loaded.model, loaded.dtype, options)
         check_head(loaded.model, loaded.device)
         result = train(Job(loaded, optimizer, objective, options, identity, ranks))
-    return result if ranks.is_first else {}
+    return {**result, "refused": dict(refused)}

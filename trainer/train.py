@@ -25,7 +25,7 @@ from trainer.batches import deal, micro_batches
 from trainer.checkpoint import load_state, newest_whole, save_checkpoint, write_text
 from trainer.config import TrainOptions
 from trainer.errors import TrainerError
-from trainer.model import DTYPES, Loaded, micro_batch_budget, save
+from trainer.model import DTYPES, Loaded, memory_hint, micro_batch_budget, save
 from trainer.optim import MasterAdamW, rate_at
 from trainer.ranks import Ranks
 from trainer.runlog import RunLog, say
@@ -103,21 +103,16 @@ def train(job: Job) -> dict[str, Any]:
         TrainerError: a loss or gradient is not finite; nothing is saved of it.
         KeyboardInterrupt: interrupted; a checkpoint was written first.
     """
-    objective, optimizer, options, ranks, device = (
-        job.objective,
-        job.optimizer,
-        job.options,
-        job.ranks,
-        job.loaded.device,
-    )
+    objective, optimizer, options, ranks = job.objective, job.optimizer, job.options, job.ranks
+    device = job.loaded.device
+    budget = micro_batch_budget(options.micro_batch_tokens, device)
     plan = [step for epoch in range(options.epochs) for step in objective.steps(epoch)]
     plan = plan[: options.max_steps or None]
-    budget = micro_batch_budget(options.micro_batch_tokens, device)
     start = resume(job)
-    log = RunLog(job.out, total=len(plan), start=start, tensorboard=options.tensorboard, active=ranks.is_first)
     numbers: dict[str, float] = {}
     began = time.perf_counter()
-    with stop_flag() as stop:
+    log = RunLog(job.out, total=len(plan), start=start, tensorboard=options.tensorboard, active=ranks.is_first)
+    with log, stop_flag() as stop, memory_hint():
         for step in range(start, len(plan)):
             tick = time.perf_counter()
             items = plan[step]
@@ -133,38 +128,53 @@ def train(job: Job) -> dict[str, Any]:
                 totals[3:] += outcome.sums_M
                 done.append((part, outcome.losses_B))
             norm = optimizer.reduce(ranks)
-            totals[2] = float(stop.is_set)
+            totals[1] = stop.is_set
             ranks.sum_in_place([totals])
-            totals[1] = norm
-            loss, grad_norm, stopping, *sums = totals.tolist()  # the one wait for the device in a step
+            totals[2] = norm
+            loss, stopping, grad_norm, *sums = totals.tolist()  # the one wait for the device in a step
             if not (math.isfinite(loss) and math.isfinite(grad_norm)):
                 raise TrainerError(not_finite(job, done, f"loss {loss}, gradient norm {grad_norm} at step {step + 1}"))
             rate = rate_at(step, len(plan), options)
             optimizer.step(rate)
 
-            means = {name: value / len(items) for name, value in zip(objective.metrics, sums, strict=True)}
             seconds = time.perf_counter() - tick
-            tokens = sum(objective.lengths[i] for i in items)
-            numbers = {"loss": loss, **objective.numbers(means, len(items), seconds)}
-            numbers |= {"grad_norm": grad_norm, "lr": rate, "tokens_per_s": tokens / seconds}
+            means = {name: value / len(items) for name, value in zip(objective.metrics, sums, strict=True)}
+            numbers = {
+                "loss": loss,
+                **objective.numbers(means, len(items), seconds),
+                "grad_norm": grad_norm,
+                "lr": rate,
+            }
+            numbers["tokens_per_s"] = sum(objective.lengths[i] for i in items) / seconds
             objective.watch(step + 1, numbers)
             log.advance()
             if (step + 1) % options.log_every == 0 or step + 1 == len(plan):
                 log.write(step + 1, numbers)
-            due = options.checkpoint_every and (step + 1) % options.checkpoint_every == 0 and step + 1 < len(plan)
-            if due or stopping:
+            if stopping or is_due(step + 1, len(plan), options):
                 write_checkpoint(job, step + 1)
             if stopping:
                 raise KeyboardInterrupt
-    log.close()
-    result = {
-        "steps": len(plan),
-        "items": sum(map(len, plan)),
-        "seconds": round(time.perf_counter() - began, 2),
-        **numbers,
-    }
+    result = {**numbers, **summary(objective, plan[start:], time.perf_counter() - began), "steps": len(plan)}
     finish(job, result)
     return result
+
+
+def is_due(step: int, total: int, options: TrainOptions) -> bool:
+    """Whether a checkpoint belongs after this step, 1-based; the end needs none."""
+    return options.checkpoint_every > 0 and step % options.checkpoint_every == 0 and step < total
+
+
+def summary(objective: Objective, plan: Sequence[Sequence[int]], seconds: float) -> dict[str, float]:
+    """Counts and rates over all steps done in this process."""
+    items = [i for step in plan for i in step]
+    tokens = sum(objective.lengths[i] for i in items)
+    return {
+        "items": len(items),
+        "tokens": tokens,
+        "seconds": round(seconds, 2),
+        "items_per_s": len(items) / seconds,
+        "tokens_per_s": tokens / seconds,
+    }
 
 
 def not_finite(job: Job, done: Sequence[tuple[list[int], Tensor]], what: str) -> str:

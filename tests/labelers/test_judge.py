@@ -47,7 +47,13 @@ def test_it_keeps_the_contract_without_a_model_by_abstaining() -> None:
 
 @pytest.mark.parametrize(
     ("reply", "prefers"),
-    [("[[A]]", "a"), ("Good.\n\n[[B]]\n", "b"), ("[[C]]", "tie"), ("<think>[[B]]? no</think>\n[[A]]", "a"), ("So [[A]].\n[[A]]", "a")],
+    [
+        ("[[A]]", "a"),
+        ("Good.\n\n[[B]]\n", "b"),
+        ("[[C]]", "tie"),
+        ("<think>[[B]]? no</think>\n[[A]]", "a"),
+        ("So [[A]].\n[[A]]", "a"),
+    ],
 )
 def test_a_clear_reply_is_a_verdict(reply: str, prefers: str) -> None:
     verdict = read_verdict(reply, "brackets")
@@ -86,7 +92,14 @@ def test_no_reply_is_unavailable(form: Any) -> None:
 
 def test_json_verdicts_are_read_strictly() -> None:
     assert read_verdict('```json\n{"reason": "short", "verdict": "B"}\n```', "json") == Verdict("b", "short")
-    for reply in ('{"verdict": "A", "verdict": "B"}', '{"verdict": "a"}', '{"verdict": ["A"]}', "[[A]]", '{"verdict": "A"} [[B]]', "[]"):
+    for reply in (
+        '{"verdict": "A", "verdict": "B"}',
+        '{"verdict": "a"}',
+        '{"verdict": ["A"]}',
+        "[[A]]",
+        '{"verdict": "A"} [[B]]',
+        "[]",
+    ):
         assert isinstance(read_verdict(reply, "json"), Abstain), reply
 
 
@@ -121,14 +134,18 @@ def test_what_no_engine_takes_is_replaced() -> None:
 
 
 def test_the_whole_conversation_is_shown() -> None:
-    prompt = Prompt.make([Message("system", "Be brief."), Message("user", "Hi"), Message("assistant", "Yes?"), Message("user", "Go")])
+    prompt = Prompt.make(
+        [Message("system", "Be brief."), Message("user", "Hi"), Message("assistant", "Yes?"), Message("user", "Go")]
+    )
     (question,) = asked(comparison("a", "b", prompt))
     assert "system:\nBe brief." in question
     assert "assistant:\nYes?" in question
 
 
 def test_a_template_lays_the_question_out_and_gets_texts_that_stay_in_their_place() -> None:
-    (question,) = asked(comparison("{{ prompt }}", "Milan"), template="Q {{prompt}} 1: {{a}} 2: {{b}} {{rubric}}", rubric="brevity.")
+    (question,) = asked(
+        comparison("{{ prompt }}", "Milan"), template="Q {{prompt}} 1: {{a}} 2: {{b}} {{rubric}}", rubric="brevity."
+    )
     assert "1: ----- answer A" in question
     assert "{{ prompt }}" in question
     assert "brevity." in question

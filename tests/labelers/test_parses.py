@@ -13,7 +13,16 @@ from labelers.strict_json import NotJson, Undecided, read_json
 
 @pytest.mark.parametrize(
     "text",
-    ['{"a": [1, -2.5e3, true, null, "\\u00e9\\ud800"]}', " [1]\n", "42", '"x"', "```json\n{}\n```", "1e999", "9" * 5000, "-0"],
+    [
+        '{"a": [1, -2.5e3, true, null, "\\u00e9\\ud800"]}',
+        " [1]\n",
+        "42",
+        '"x"',
+        "```json\n{}\n```",
+        "1e999",
+        "9" * 5000,
+        "-0",
+    ],
 )
 def test_json_scores_1(value: Any, text: str) -> None:
     assert value("parses", text) == 1.0
@@ -54,7 +63,11 @@ def test_what_is_not_strict_json_scores_0(value: Any, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "option"),
-    [('{"a": NaN}', "allow_nan"), ('{"a": 1, "a": 2}', "allow_duplicate_keys"), ('{"a": 1} thanks', "allow_trailing_text")],
+    [
+        ('{"a": NaN}', "allow_nan"),
+        ('{"a": 1, "a": 2}', "allow_duplicate_keys"),
+        ('{"a": 1} thanks', "allow_trailing_text"),
+    ],
 )
 def test_each_leniency_is_one_option(value: Any, text: str, option: str) -> None:
     assert value("parses", text) == 0.0

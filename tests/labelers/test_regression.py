@@ -45,7 +45,9 @@ def test_the_last_number_is_read(text: str, number: str) -> None:
     assert read_number(text, "last") == Fraction(number)
 
 
-@pytest.mark.parametrize("text", ["", "nan", "inf", "seventy", "H2O", "v1.2.3", "1_000", "\u0663\u0664", "\uff17", "\u00b2", "1.2.3"])
+@pytest.mark.parametrize(
+    "text", ["", "nan", "inf", "seventy", "H2O", "v1.2.3", "1_000", "\u0663\u0664", "\uff17", "\u00b2", "1.2.3"]
+)
 def test_what_is_not_a_number_is_not_read(text: str) -> None:
     assert read_number(text, "last") is None
 
@@ -64,10 +66,10 @@ def test_percent_may_divide() -> None:
 
 @pytest.mark.parametrize("text", ["1e9999999", "1e-9999999", "9" * 1_000_000, "1e401"])
 def test_a_number_beyond_any_double_is_refused_at_once(text: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(OutOfRange):
         read_number(text, "last")
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize("target", [72, 72.0, "72", "The answer is 72.", GSM8K])
@@ -77,7 +79,9 @@ def test_every_form_of_target_is_read(value: Any, target: Any) -> None:
 
 
 @pytest.mark.parametrize("options", [{"which": "first"}, {"which": "whole"}, {"which": "after", "marker": "answer is"}])
-def test_a_gsm8k_target_is_the_number_behind_its_marker_whatever_is_read_from_the_answer(value: Any, options: Any) -> None:
+def test_a_gsm8k_target_is_the_number_behind_its_marker_whatever_is_read_from_the_answer(
+    value: Any, options: Any
+) -> None:
     text = "72" if options["which"] != "after" else "the answer is 72"
     assert value("regression", text, target=GSM8K, **options) == 0.0
 

@@ -33,7 +33,9 @@ def save_tokenizer(folder: Path) -> int:
     raw.decoder = decoders.ByteLevel()
     special = ["<s>", "</s>", "<|user|>", "<|system|>", "<|assistant|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    raw.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet))
+    raw.train_from_iterator(
+        CORPUS, trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet)
+    )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>", pad_token="</s>")
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder)
@@ -94,8 +96,12 @@ def write_dataset(folder: Path, rows: Sequence[dict[str, Any]]) -> Path:
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in pair_row(0)])
     (folder / "data").mkdir(parents=True)
     table = pa.Table.from_pylist(list(rows), schema=schema)
-    pq.write_table(table, folder / "data" / "train-00000-of-00001.parquet", compression="zstd", write_page_checksum=True)
-    card = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/train-*.parquet\n---\n"
+    pq.write_table(
+        table, folder / "data" / "train-00000-of-00001.parquet", compression="zstd", write_page_checksum=True
+    )
+    card = (
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/train-*.parquet\n---\n"
+    )
     (folder / "README.md").write_text(card)
     return folder
 

@@ -28,7 +28,9 @@ def test_every_option_has_a_sentence_of_help(command: str) -> None:
 
 
 def test_options_become_a_frozen_dataclass() -> None:
-    name, options = parse(["dpo", "--data", "a", "b", "--model", "m", "--out", "o", "--beta", "0.3", "--no-tensorboard"])
+    name, options = parse(
+        ["dpo", "--data", "a", "b", "--model", "m", "--out", "o", "--beta", "0.3", "--no-tensorboard"]
+    )
     assert (name, type(options)) == ("dpo", DpoOptions)
     assert (options.data, options.beta, options.tensorboard) == (("a", "b"), 0.3, False)
 

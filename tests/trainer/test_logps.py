@@ -45,6 +45,7 @@ def test_the_first_token_is_never_scored() -> None:
 def test_a_head_that_scales_its_logits_is_refused(model: Path) -> None:
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     check_head(network, torch.device("cpu"))
+
     def double(module: Any, args: Any, output: Any) -> None:
         output.logits = output.logits * 2
 

@@ -13,7 +13,10 @@ from trainer.losses import METRICS, PairLogps, dpo_positive_loss, pair_metrics, 
 
 def logps(chosen: float, rejected: float, ref_chosen: float, ref_rejected: float) -> PairLogps:
     return PairLogps(
-        *(torch.tensor([v], dtype=torch.float64, requires_grad=True) for v in (chosen, rejected, ref_chosen, ref_rejected))
+        *(
+            torch.tensor([v], dtype=torch.float64, requires_grad=True)
+            for v in (chosen, rejected, ref_chosen, ref_rejected)
+        )
     )
 
 

@@ -9,13 +9,13 @@ import pytest
 
 pytest.importorskip("torch")
 
-from trainer.config import DpoOptions  # noqa: E402
-from trainer.data import data_files, read_rows  # noqa: E402
-from trainer.errors import UsageError  # noqa: E402
-from trainer.model import Loaded, load  # noqa: E402
-from trainer.pairs import PairSet, read_pairs, tell  # noqa: E402
+from trainer.config import DpoOptions
+from trainer.data import data_files, read_rows
+from trainer.errors import UsageError
+from trainer.model import Loaded, load
+from trainer.pairs import PairSet, read_pairs, tell
 
-from .conftest import pair_row, write_dataset  # noqa: E402
+from .conftest import pair_row, write_dataset
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,13 @@ def rows_file(path: Path, count: int = 40) -> Path:
     for n in range(count):
         asked, answered = f"Say {n}", f"It is {n}."
         turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
-        rows.append([{"messages": turns}, {"prompt": asked, "completion": answered}, {"prompt": turns[:1], "completion": turns[1:]}][n % 3])
+        rows.append(
+            [
+                {"messages": turns},
+                {"prompt": asked, "completion": answered},
+                {"prompt": turns[:1], "completion": turns[1:]},
+            ][n % 3]
+        )
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 

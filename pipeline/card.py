@@ -20,10 +20,12 @@ SIZES = (
 TEMPLATE = """---
 configs:
 - config_name: default
+  description: {content}
   data_files:
   - split: train
     path: data/train-*.parquet
 - config_name: sampler_logps
+  description: {content}
   data_files:
   - split: train
     path: sampler_logps/train-*.parquet
@@ -72,9 +74,17 @@ Licence: {license}.
 """
 
 
-def card(config: Config, rows: int, counts: Mapping[str, Counts], lineage: Mapping[str, Any], number: int) -> str:
-    """The text of README.md of a dataset folder."""
+def card(
+    config: Config, rows: int, counts: Mapping[str, Counts], lineage: Mapping[str, Any], number: int, content: str
+) -> str:
+    """The text of README.md of a dataset folder.
+
+    Args:
+        content: the version's content hash. `datasets` caches a local folder by its card alone (docs/decisions/0002), so the
+            card must differ where the data differs.
+    """
     return TEMPLATE.format(
+        content=content,
         name=config.name,
         number=number,
         rows=rows,

@@ -230,7 +230,7 @@ def _describe(path: Path, detail: Any) -> str:
     key = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "unexpected_keyword_argument":
         known = _keys_at(place)
-        near = difflib.get_close_matches(str(last), known, 1, 0.5)
+        near = difflib.get_close_matches(str(last), known, 1)
         hint = f"did you mean {near[0]}?" if near else f"the keys here are {', '.join(known)}"
         return f"{path}: {key} is not a key; hint: {hint}"
     if detail["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):

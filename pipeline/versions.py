@@ -63,7 +63,7 @@ def publish(
         return Version(newest["number"], folder, newest["rows"], is_new=False)
     number = newest["number"] + 1 if newest else 1
     folder = run / "versions" / f"{number:04d}"
-    rows = _write_folder(folder, shards, active, lambda rows: card(config, rows, counts, lineage, number))
+    rows = _write_folder(folder, shards, active, lambda rows: card(config, rows, counts, lineage, number, content))
     manifest = {
         "number": number,
         "content": content,

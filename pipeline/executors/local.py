@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 
@@ -70,13 +70,17 @@ class LocalExecutor:
             engine.close()
 
     def _new_pool(self) -> ProcessPoolExecutor:
-        # Spawned, not forked: an engine's threads and locks must not be copied, nor this run's file lock inherited.
-        pool = ProcessPoolExecutor(self.slots, multiprocessing.get_context("spawn"), _die_with_parent, (os.getpid(),))
-        pool.submit(_warm_up)  # its imports run while an engine loads
+        # From a clean server process, not forked from this one: an engine's threads and locks must not be copied, nor this
+        # run's file lock inherited. The server imports what every stage needs once, while an engine loads.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["pipeline.executors.local", "pyarrow.compute"])
+        pool = ProcessPoolExecutor(self.slots, context, _die_with_parent)
+        pool.submit(os.getpid)
         return pool
 
     def _submit_to_pool(self, work: Work) -> Future[Receipt]:
         answer: Future[Receipt] = Future()
+        answer.set_running_or_notify_cancel()  # work in a process cannot be taken back: who cancels waits for it
         try:
             inner = self._pool.submit(perform_in_worker, work)
         except BrokenProcessPool:
@@ -87,10 +91,7 @@ class LocalExecutor:
 
 
 def _pass_on(done: Future[Receipt], answer: Future[Receipt]) -> None:
-    if done.cancelled():
-        answer.cancel()
-        return
-    error = done.exception()
+    error = CancelledError("the executor was closed") if done.cancelled() else done.exception()
     if isinstance(error, BrokenProcessPool):
         answer.set_exception(WorkerDied("the worker process died"))
     elif error is not None:
@@ -112,15 +113,14 @@ def _opened(stage: Stage) -> Transform:
     return _STAGES.enter_context(stage.open())
 
 
-def _warm_up() -> None:
-    import pyarrow.compute  # noqa: F401  the one slow import of every stage
+def _die_with_parent() -> None:
+    """Ends this worker when the run dies, however it dies: an orphan must not write into a folder that another run holds.
 
-
-def _die_with_parent(parent: int) -> None:
-    """Ends this worker when the run dies, however it dies: an orphan must not write into a folder that another run holds."""
+    The run's death ends the server process that forked this one, and that ends this one.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt stops
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the call
+        if os.getppid() == 1:  # it died before the call
             os._exit(1)

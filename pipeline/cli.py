@@ -56,9 +56,9 @@ def run(
         print(report.closing(finished, loaded))
     if finished.failed:
         raise PipelineError(f"{len(finished.failed)} shards could not be made:\n{describe_failures(finished.failed)}")
-    if finished.version.rows < loaded.dataset.min_pairs:
+    if finished.rows < loaded.dataset.min_pairs:
         raise BelowGate(
-            f"{finished.version.rows} pairs, fewer than dataset.min_pairs = {loaded.dataset.min_pairs}; "
+            f"{finished.rows} pairs, fewer than dataset.min_pairs = {loaded.dataset.min_pairs}; "
             "hint: the table says what was dropped and why"
         )
 

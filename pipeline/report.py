@@ -155,10 +155,10 @@ def _total(parts: Iterable[Mapping[str, int]]) -> Counter[str]:
 def as_json(finished: Finished) -> dict[str, Any]:
     """A run's outcome for scripts."""
     return {
-        "dataset": str(finished.folder / "dataset"),
-        "version": finished.version.number,
-        "is_new": finished.version.is_new,
-        "pairs": finished.version.rows,
+        "dataset": str(finished.folder / "dataset") if finished.version else None,
+        "version": finished.version.number if finished.version else None,
+        "is_new": finished.version is not None and finished.version.is_new,
+        "pairs": finished.rows,
         "families": [asdict(family) for family in finished.families],
         "duplicates": finished.imported.duplicates,
         "bad_prompts": list(finished.imported.bad),
@@ -170,12 +170,13 @@ def closing(finished: Finished, config: Config) -> str:
     """What a person reads when a run ends: the table, one pair, where the dataset is, and what to do next."""
     dataset = finished.folder / "dataset"
     model = next((s.engine.model for s in config.sources if s.engine.use == "vllm"), "MODEL")
-    state = "new" if finished.version.is_new else "unchanged"
     parts = [table(finished.families)]
     if finished.example:
         parts.append(example(finished.example))
-    parts.append(f"dataset  {dataset}  (version {finished.version.number}, {state}, {finished.version.rows} pairs)")
-    if finished.version.rows:
-        policy = finished.folder / "policy"
-        parts.append(f"next     python -m trainer dpo --data {dataset} --model {model} --out {policy}")
+    if version := finished.version:
+        state = "new" if version.is_new else "unchanged"
+        parts.append(f"dataset  {dataset}  (version {version.number}, {state}, {version.rows} pairs)")
+        parts.append(
+            f"next     python -m trainer dpo --data {dataset} --model {model} --out {finished.folder / 'policy'}"
+        )
     return "\n\n".join(parts)

@@ -31,15 +31,21 @@ class Finished:
     """What a run came to.
 
     Args:
+        version: the newest; None where no pair was made.
         failed: outputs that could not be made, and why; the version holds all the others.
     """
 
     folder: Path
-    version: Version
+    version: Version | None
     imported: Imported
     families: list[Family]
     failed: dict[Path, BaseException]
     example: dict[str, Any] | None
+
+    @property
+    def rows(self) -> int:
+        """Pairs in the newest version."""
+        return self.version.rows if self.version else 0
 
 
 def run(config: Config, root: Path, executor: Callable[[], Executor] = LocalExecutor) -> Finished:

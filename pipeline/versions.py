@@ -46,8 +46,11 @@ class Version:
 def publish(
     run: Path, config: Config, plan: Plan, shards: Sequence[Path], receipts: dict[Path, Receipt], active: frozenset[str],
     counts: dict[str, Counts],
-) -> Version:  # fmt: skip
+) -> Version | None:  # fmt: skip
     """Makes the next version of the pairs in `shards`, unless the newest one is the same already.
+
+    None where there is no pair at all: an empty dataset is of no use (and `datasets` cannot open one), so the version before
+    it stays the newest.
 
     Args:
         active: the prompts that the run has now; pairs of others stay in their shards and out of the version.
@@ -64,6 +67,8 @@ def publish(
     number = newest["number"] + 1 if newest else 1
     folder = run / "versions" / f"{number:04d}"
     rows = _write_folder(folder, shards, active, lambda rows: card(config, rows, counts, lineage, number, content))
+    if not rows:
+        return None
     manifest = {
         "number": number,
         "content": content,
@@ -108,11 +113,14 @@ def _lineage(config: Config, plan: Plan) -> dict[str, Any]:
 
 
 def _write_folder(folder: Path, shards: Sequence[Path], active: frozenset[str], card_of: Any) -> int:
-    """Writes the dataset folder beside its place and renames it whole. Returns its rows."""
+    """Writes the dataset folder beside its place and renames it whole. Returns its rows; without any it writes nothing."""
     beside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(beside, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)  # without a manifest it was never published
     rows = _write_tables(beside, _active_tables(shards, active))
+    if not rows:
+        shutil.rmtree(beside)
+        return 0
     (beside / "README.md").write_text(card_of(rows), encoding="utf-8")
     for path in [*beside.rglob("*"), beside]:
         sync(path)
@@ -138,8 +146,8 @@ def _write_tables(folder: Path, tables: Iterator[pa.Table]) -> int:
     for table in itertools.chain(tables, [None]):
         pending += [table] if table is not None else []
         n_rows = sum(t.num_rows for t in pending)
-        if n_rows >= ROWS_PER_FILE or (table is None and (n_rows or not n_files)):
-            whole = pa.concat_tables(pending) if pending else PAIR_SHARD.empty_table()
+        if n_rows >= ROWS_PER_FILE or (table is None and n_rows):
+            whole = pa.concat_tables(pending)
             for name, schema in files.items():
                 write_parquet(folder / name / f"part-{n_files:05d}", whole.select(schema.names).cast(schema))
             pending, n_files, total = [], n_files + 1, total + n_rows

@@ -88,6 +88,6 @@ def test_a_labeler_that_asks_a_model_without_having_one_stops_the_run():
 
 def test_too_many_abstentions_stop_the_run_and_say_the_commonest_reason():
     labels = [Abstain("not_applicable", "no target")] * 6 + [Score(1.0)] * 4
-    with pytest.raises(BrokenLabeler, match="abstained on 6 of 10 .* not_applicable: no target"):
+    with pytest.raises(BrokenLabeler, match=r"abstained on 6 of 10 .* not_applicable: no target"):
         require_enough("mine", labels, 0.5)
     require_enough("mine", labels, 0.6)

@@ -45,8 +45,8 @@ def tables(texts: list[str]) -> tuple[pa.Table, pa.Table]:
     prompts = [{"prompt_id": prompt.id, "messages": messages, "metadata": '{"family": "judged"}', "target": None}]
     rows = [
         {
-            "completion_id": f"{i:032x}", "prompt_id": prompt.id, "source": "secret-source", "text": text, "finish_reason": "stop",
-            "n_tokens": len(text), "model": "m",
+            "completion_id": f"{i:032x}", "prompt_id": prompt.id, "source": "secret-source", "text": text,
+            "finish_reason": "stop",             "n_tokens": len(text), "model": "m",
         }
         for i, text in enumerate(texts)
     ]  # fmt: skip

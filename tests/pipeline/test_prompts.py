@@ -127,7 +127,7 @@ def test_a_bad_row_is_named_with_its_line_and_stops_or_is_skipped(tmp_path, line
 
 def test_a_target_that_json_cannot_hold_is_a_bad_row(tmp_path):
     path = jsonl(tmp_path / "p.jsonl", '{"prompt": "q", "answer": NaN}')
-    with pytest.raises(BadPrompts, match="p.jsonl:1"):
+    with pytest.raises(BadPrompts, match=r"p\.jsonl:1"):
         imported(path, tmp_path, fields=Fields(target="answer"))
 
 

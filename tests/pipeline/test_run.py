@@ -11,7 +11,7 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import BelowGate, BrokenLabeler, Busy, ConfigError
+from pipeline.errors import BrokenLabeler, Busy, ConfigError
 from pipeline.run import locked, run
 from pipeline.schema import PAIRS
 from pipeline.versions import manifests
@@ -24,7 +24,7 @@ def pair_files(folder: Path) -> dict[str, bytes]:
 def test_a_run_ends_in_a_dataset_that_datasets_opens(replayed, tmp_path):
     finished = run(replayed(), tmp_path / "runs")
     pairs = datasets.load_dataset(str(finished.folder / "dataset"), split="train")
-    assert pairs.num_rows == finished.version.rows == 8
+    assert pairs.num_rows == finished.rows == 8
     assert set(pairs.column_names) == set(PAIRS.names)
     assert all("x)" in row["chosen"][0]["content"] and "x:" in row["rejected"][0]["content"] for row in pairs)
     logps = datasets.load_dataset(str(finished.folder / "dataset"), "sampler_logps", split="train")
@@ -56,7 +56,7 @@ def test_new_prompts_cost_only_themselves_and_make_a_new_version(replayed, tmp_p
     times = {p: p.stat().st_mtime_ns for p in first.folder.glob("*-*/*.parquet") if "completions" not in str(p)}
     config = replayed(n_prompts=6)
     second = run(config, tmp_path / "runs")
-    assert (second.version.number, second.version.rows) == (2, 12)
+    assert (second.version.number, second.rows) == (2, 12)
     assert len(list((first.folder / "prompts").glob("*.parquet"))) == 3
     assert all(p.stat().st_mtime_ns == t for p, t in times.items())
 
@@ -65,7 +65,7 @@ def test_another_pair_rule_leaves_completions_and_labels_alone(replayed, tmp_pat
     first = run(replayed(), tmp_path / "runs")
     kept = {p: p.stat().st_mtime_ns for p in first.folder.glob("[cl]*/*.parquet")}
     second = run(replayed("pairs.max_per_prompt=1"), tmp_path / "runs")
-    assert (second.version.number, second.version.rows) == (2, 4)
+    assert (second.version.number, second.rows) == (2, 4)
     assert kept == {p: p.stat().st_mtime_ns for p in first.folder.glob("[cl]*/*.parquet")}
     assert [m["rows"] for m in manifests(first.folder)] == [8, 4]
 
@@ -91,14 +91,14 @@ def test_a_damaged_shard_is_named_and_the_others_are_published(replayed, tmp_pat
     finished = run(replayed(), tmp_path / "runs")
     assert [f"{p.parent.name.split('-')[0]}/{p.name}" for p in finished.failed] == ["labels/00000.parquet"]
     assert "hint: delete it" in str(next(iter(finished.failed.values())))
-    assert finished.version.rows == 4
+    assert finished.rows == 4
 
 
 def test_a_second_run_on_the_same_folder_is_told_so_and_loses_nothing(replayed, tmp_path):
     config = replayed()
     with locked(tmp_path / "runs" / config.name), pytest.raises(Busy, match="another run holds this folder"):
         run(config, tmp_path / "runs")
-    assert run(config, tmp_path / "runs").version.rows == 8
+    assert run(config, tmp_path / "runs").rows == 8
 
 
 def _hold(folder: str, ready) -> None:
@@ -143,7 +143,7 @@ def plugin(tmp_path: Path, body: str) -> str:
 def test_a_labeler_in_a_file_of_the_users_works(replayed, tmp_path):
     labeler = plugin(tmp_path, "return [Score(float(-len(c.completion.text))) for c in batch]")
     finished = run(replayed(labeler=labeler), tmp_path / "runs")
-    assert finished.version.rows > 0
+    assert finished.rows > 0
     pair = pq.read_table(finished.folder / "dataset" / "data").to_pylist()[0]
     assert pair["labelers"] == ["Mine"]
     assert len(pair["chosen"][0]["content"]) < len(pair["rejected"][0]["content"])
@@ -192,13 +192,13 @@ def test_a_labeler_that_kills_its_process_costs_its_shard_and_no_other(replayed,
     finished = run(replayed(n_prompts=6, labeler=plugin(tmp_path, body)), tmp_path / "runs")
     assert [p.name for p in finished.failed] == ["00000.parquet"]
     assert "died" in str(next(iter(finished.failed.values())))
-    assert finished.version.rows > 0
+    assert finished.rows > 0
 
 
 def test_prompts_that_left_the_file_leave_the_next_version(replayed, tmp_path):
     run(replayed(n_prompts=4), tmp_path / "runs")
     second = run(replayed("prompts.limit=1"), tmp_path / "runs")
-    assert second.version.rows == 2
+    assert second.rows == 2
 
 
 def test_the_card_and_manifest_state_what_made_the_data(replayed, tmp_path):
@@ -214,7 +214,7 @@ def test_the_card_and_manifest_state_what_made_the_data(replayed, tmp_path):
 
 def test_a_labeler_that_selects_no_prompt_leaves_them_counted(replayed, tmp_path):
     finished = run(replayed("labelers.0.where={family='poems'}"), tmp_path / "runs")
-    assert finished.version.rows == 0
+    assert finished.rows == 0
     assert finished.families[0].dropped == {"prompt without a labeler": 4}
 
 
@@ -228,11 +228,12 @@ def test_datasets_never_serves_another_version_from_its_cache(replayed, tmp_path
     assert rows == [[8, 8], [4, 4], [2, 2]]
 
 
-def test_an_empty_dataset_is_still_a_dataset(replayed, tmp_path):
-    finished = run(replayed("pairs.min_margin=5"), tmp_path / "runs")
-    assert finished.version.rows == 0
-    assert datasets.load_dataset(str(finished.folder / "dataset"), split="train").num_rows == 0
-    assert BelowGate.exit_code == 4
+def test_without_a_pair_nothing_is_published_and_the_version_before_stays(replayed, tmp_path):
+    first = run(replayed(), tmp_path / "runs")
+    second = run(replayed("pairs.min_margin=5"), tmp_path / "runs")
+    assert (second.version, second.rows) == (None, 0)
+    assert datasets.load_dataset(str(first.folder / "dataset"), split="train").num_rows == 8
+    assert [p.name for p in (first.folder / "versions").iterdir() if p.is_dir()] == ["0001"]
 
 
 def test_the_resolved_config_is_stored_with_the_run(replayed, tmp_path):

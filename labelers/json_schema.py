@@ -204,8 +204,11 @@ def _rust_validator(schema: dict[str, Any] | bool) -> Problems:
         raise BadSchema(str(error).split("\n")[0]) from error
 
     def problems(value: Any) -> Iterable[str]:
-        if validator.is_valid(value):
-            return
+        try:
+            if validator.is_valid(value):
+                return
+        except ValueError as error:  # version 0.30 has no integers over 64 bits
+            raise Undecided(f"the validator cannot hold this value: {error}") from error
         for error in validator.iter_errors(value):
             if type(error.kind).__name__ == "BacktrackLimitExceeded":
                 raise TimeoutError("a pattern of the schema backtracks too long")

@@ -209,10 +209,10 @@ def _rust_validator(schema: dict[str, Any] | bool) -> Problems:
                 return
         except ValueError as error:  # version 0.30 has no integers over 64 bits
             raise Undecided(f"the validator cannot hold this value: {error}") from error
-        for error in validator.iter_errors(value):
-            if type(error.kind).__name__ == "BacktrackLimitExceeded":
+        for wrong in validator.iter_errors(value):
+            if type(wrong.kind).__name__ == "BacktrackLimitExceeded":
                 raise TimeoutError("a pattern of the schema backtracks too long")
-            yield f"{error.message} at /{'/'.join(map(str, error.instance_path))}"
+            yield f"{wrong.message} at /{'/'.join(map(str, wrong.instance_path))}"
 
     return problems
 

@@ -31,6 +31,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, e.g. runs/quickstart.")]
 
 RUNS = Path("runs")
+TRAINERS = "trl, axolotl, openrlhf, llama-factory, torchtune, open-instruct or nemo-rl"
 
 
 @app.command()
@@ -129,6 +130,38 @@ def versions(run: Run, as_json: AsJson = False) -> None:
         print(json.dumps(found))
         return
     print(aligned([("version", "created", "pairs"), *((m["number"], m["created"], m["rows"]) for m in found)]))
+
+
+@app.command()
+def export(
+    dataset: Annotated[Path, typer.Argument(metavar="RUN_OR_DATASET", help="A run's folder or a dataset folder.")],
+    layout: Annotated[str, typer.Option("--for", metavar="TRAINER", help=TRAINERS)],
+    out: Annotated[Path, typer.Option(help="A folder that does not exist yet.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write a dataset in another trainer's layout, with that trainer's config."""
+    from pipeline.export import as_layout
+    from pipeline.export import export as write
+
+    exported = write(dataset, as_layout(layout), out)
+    for note in exported.notes:
+        say(f"note: {note}")
+    found = {"folder": exported.folder, "rows": exported.rows, "config": exported.config, "command": exported.command}
+    if as_json:
+        print(json.dumps(found, default=str))
+    else:
+        print("\n".join(f"{name:8} {value}" for name, value in found.items()))
+
+
+@app.command()
+def doctor(root: Root = RUNS, as_json: AsJson = False) -> None:
+    """Say what this machine can run and what it lacks, a line each with its remedy."""
+    from pipeline import doctor as checks
+
+    findings = checks.diagnose(root)
+    print(checks.as_json(findings) if as_json else checks.as_table(findings))
+    if code := checks.exit_code(findings):
+        raise typer.Exit(code)
 
 
 def main() -> None:

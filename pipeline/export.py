@@ -88,7 +88,7 @@ def export(dataset: Path, layout: Layout, out: Path) -> Exported:
     source = find_dataset(dataset)
     sources = [shard for shard in sorted((source / "data").glob("train-*.parquet")) if _n_rows(shard)]
     if not sources:
-        raise BadExport(f"{source}: the dataset holds no pairs; hint: `python -m pipeline report` says why")
+        raise BadExport(f"{source}: the dataset holds no pairs; hint: the table that its run printed says why")
     final = _free(out, source, layout)
     names = [f"data/train-{index:05d}-of-{len(sources):05d}.parquet" for index in range(len(sources))]
     seen = _Seen()

@@ -116,7 +116,7 @@ class EngineSpec(Protocol):
 
 def valid_text(text: str) -> str:
     """`text` with what UTF-8 cannot hold (lone surrogates) replaced by U+FFFD, as vLLM does: one such kills an Arrow batch."""
-    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def finish_reason(reported: str | None) -> FinishReason:

@@ -102,7 +102,7 @@ class RunningHttp:
     def _ask(self, request: Request) -> Generation:
         try:
             reply = self._client.chat.completions.create(**self._body(request))
-        except self._errors as error:
+        except (self._errors, ValueError) as error:  # ValueError: the reply is no JSON
             return Generation(request.id, error=f"{type(error).__name__}: {_first_line(error)}")
         if not getattr(reply, "choices", None):  # 200 with something else in it
             return Generation(request.id, error="the server's reply holds no completion")

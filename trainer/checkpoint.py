@@ -29,6 +29,7 @@ class Checkpoint:
 
 
 def file_sha256(path: Path) -> str:
+    """The hexadecimal SHA-256 of a whole file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

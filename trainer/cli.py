@@ -34,6 +34,7 @@ def add_option(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], k
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """One subcommand per entry of COMMANDS, one option per field of its dataclass."""
     parser = argparse.ArgumentParser(
         prog="python -m trainer",
         description="Turns preference pairs into a better model. Exit codes: 0 done, 1 failed and named, 2 usage or config, "
@@ -66,6 +67,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Any]:
 
 
 def load_command(name: str) -> Callable[[Any], dict[str, Any]]:
+    """The function behind a command; only now are torch and transformers imported."""
     module, function = COMMANDS[name][1].split(":")
     run: Callable[[Any], dict[str, Any]] = getattr(importlib.import_module(module), function)
     return run

@@ -66,10 +66,12 @@ class Loaded:
 
 
 def short_hash(data: bytes) -> str:
+    """The first 32 hexadecimal digits of the SHA-256."""
     return hashlib.sha256(data).hexdigest()[:32]
 
 
 def compact_json(value: object) -> bytes:
+    """JSON without spaces, in ASCII: what the hashes are of."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=True).encode()
 
 
@@ -171,6 +173,11 @@ def check_folder(source: str) -> None:
 
 
 def load_tokenizer(source: str) -> Any:
+    """The folder's tokenizer.
+
+    Raises:
+        UsageError: there is none, it cannot be read, or it has no end token.
+    """
     check_folder(source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)

@@ -83,6 +83,7 @@ def read_pairs(files: Sequence[Path], loaded: Loaded, max_length: int) -> PairSe
                 if reason is not None:
                     found.refused[reason] += 1
                     continue
+                found.n_stored += is_stored(row, loaded)
                 chosen, rejected = sides
                 found.pairs.append(Pair(pair_id, chosen.prompt, chosen.completion, rejected.completion, weight_of(row)))
     found.pairs.sort(key=lambda pair: pair.pair_id)
@@ -109,7 +110,6 @@ def encoded_rows(
     rendered = rendered_sides([(name, row) for name, row in whole if not is_stored(row, loaded)], loaded)
     for _, row in whole:
         if is_stored(row, loaded):
-            found.n_stored += 1
             sides = stored_sides(row)
         else:
             sides = next(rendered)
@@ -126,11 +126,13 @@ def is_stored(row: dict[str, Any], loaded: Loaded) -> bool:
 
 
 def stored_sides(row: dict[str, Any]) -> tuple[Encoded, Encoded]:
+    """Chosen and rejected as the sampler tokenised them."""
     prompt = array("i", row["prompt_token_ids"])
     return Encoded(prompt, array("i", row["chosen_token_ids"])), Encoded(prompt, array("i", row["rejected_token_ids"]))
 
 
 def rendered_sides(rows: Sequence[tuple[str, dict[str, Any]]], loaded: Loaded) -> Iterator[tuple[Encoded, Encoded]]:
+    """Chosen and rejected of each row as the chat template renders them, in order."""
     texts = [
         render(loaded.tokenizer, name, row["prompt"], row[side])
         for name, row in rows
@@ -141,6 +143,7 @@ def rendered_sides(rows: Sequence[tuple[str, dict[str, Any]]], loaded: Loaded) -
 
 
 def texts_of(value: Any, role: str) -> list[str]:
+    """The contents of a conversation's messages."""
     return [str(message["content"]) for message in as_messages(value, role)]
 
 
@@ -150,6 +153,7 @@ def content_name(row: dict[str, Any]) -> str:
 
 
 def weight_of(row: dict[str, Any]) -> float:
+    """The pair's weight in the loss; 1 where the file has none."""
     weight = row.get("weight")
     return 1.0 if weight is None else float(weight)
 

@@ -151,6 +151,7 @@ def sampler_files(options: DpoOptions) -> list[Path]:
 
 
 def files_hash(files: Sequence[Path]) -> str:
+    """The identity of the files' contents, in order."""
     return config_hash([hashlib.sha256(path.read_bytes()).hexdigest() for path in files])
 
 

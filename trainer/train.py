@@ -110,8 +110,8 @@ def train(job: Job) -> dict[str, Any]:
     plan = plan[: options.max_steps or None]
     start = resume(job)
     numbers: dict[str, float] = {}
-    began = time.perf_counter()
     log = RunLog(job.out, total=len(plan), start=start, tensorboard=options.tensorboard, active=ranks.is_first)
+    began = time.perf_counter()
     with log, stop_flag() as stop, memory_hint():
         for step in range(start, len(plan)):
             tick = time.perf_counter()
@@ -232,6 +232,8 @@ def finish(job: Job, result: dict[str, Any]) -> None:
 
 
 class StopFlag:
+    """Whether the run was asked to stop."""
+
     is_set = False
 
 

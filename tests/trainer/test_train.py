@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +224,7 @@ def test_the_rate_rises_then_falls_to_its_floor() -> None:
     rates = [rate_at(step, 10, options) for step in range(10)]
     assert rates[:3] == [0.5, 1.0, 1.0]
     assert rates[9] == pytest.approx(0.5 + 0.5 / 8)
-    assert all(a >= b for a, b in zip(rates[2:], rates[3:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[2:]))
 
 
 def test_tensorboard_events_are_written(trainer: Any, dataset: Path, model: Path, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def main() -> None:
 def plain(config_file: Path) -> dict[str, float]:
     """`LLM.generate` on all requests of the config's first source."""
     from pipeline.config import load
-    from pipeline.engines.vllm import Vllm, params, prepare_environment
+    from pipeline.engines.vllm import Vllm, engine_args, params, prepare_environment
     from pipeline.prompts import import_prompts, prompts_of
     from pipeline.sample import Sample
     from pipeline.shards import read_shard
@@ -71,10 +71,7 @@ def plain(config_file: Path) -> dict[str, float]:
     prepare_environment(spec)
     from vllm import LLM
 
-    llm = LLM(
-        model=spec.model, dtype=spec.dtype, enforce_eager=spec.enforce_eager, max_model_len=spec.max_model_len,
-        kv_cache_memory_bytes=(spec.kv_cache_memory_mb or 0) * 2**20 or None, disable_log_stats=True, seed=0,
-    )  # fmt: skip
+    llm = LLM.from_engine_args(engine_args(spec))
     tokenizer = llm.get_tokenizer()
     stage = Sample(source.name, spec, source.sampling, config.seed)
     with tempfile.TemporaryDirectory() as folder:

@@ -244,7 +244,7 @@ def _get(outbox: queue.SimpleQueue[Any], failure: Any) -> Any:
 
 def prepare_environment(spec: Vllm) -> None:
     """Sets what vLLM and torch read while they are imported; call it before either is."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
@@ -254,14 +254,19 @@ def prepare_environment(spec: Vllm) -> None:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 
-def _start(spec: Vllm) -> Any:
-    """The vLLM engine."""
-    prepare_environment(spec)
+def engine_args(spec: Vllm) -> Any:
+    """vLLM's own settings. Call `prepare_environment` first."""
     from vllm.engine.arg_utils import EngineArgs
-    from vllm.v1.engine.llm_engine import LLMEngine
+    from vllm.platforms import current_platform
 
-    optional = {"max_model_len": spec.max_model_len, "max_num_seqs": spec.max_num_seqs, "revision": spec.revision}
-    args = EngineArgs(
+    optional = {
+        "max_model_len": spec.max_model_len,
+        "max_num_seqs": spec.max_num_seqs,
+        "revision": spec.revision,
+        # A prompt cut into chunks rewinds its request's seeded generator, which torch's CPU generator cannot (vLLM 0.32).
+        "enable_chunked_prefill": False if current_platform.is_cpu() else None,
+    }
+    return EngineArgs(
         model=spec.model,
         dtype=spec.dtype,
         tensor_parallel_size=spec.tensor_parallel_size,
@@ -275,8 +280,14 @@ def _start(spec: Vllm) -> Any:
         generation_config="vllm",
         **{name: value for name, value in optional.items() if value is not None},
     )
+
+
+def _start(spec: Vllm) -> Any:
+    prepare_environment(spec)
+    from vllm.v1.engine.llm_engine import LLMEngine
+
     try:
-        return LLMEngine.from_engine_args(args)
+        return LLMEngine.from_engine_args(engine_args(spec))
     except Exception as error:
         raise EngineFailed(
             f"{spec.model}: vLLM does not start: {type(error).__name__}: {error}; "

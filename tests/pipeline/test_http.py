@@ -165,7 +165,7 @@ def test_a_model_that_is_not_served_is_named_before_anything_is_asked(server):
 def test_a_server_that_is_down_is_named(server):
     url = server.url
     server.server_close()
-    with pytest.raises(EngineFailed, match="cannot be asked .*hint: is the server up"):
+    with pytest.raises(EngineFailed, match=r"cannot be asked .*hint: is the server up"):
         Http(url, "served").open()
 
 

@@ -27,11 +27,11 @@ class Share:
 
 
 SHARES = {
-    "functions": Share(13_000, 0.44),
-    "records": Share(13_000, 0.42),
-    "estimates": Share(22_000, 0.40),
-    "texts": Share(15_000, 0.42),
-    "stdlib": Share(17_000, 0.28),
+    "functions": Share(10_000, 0.42),
+    "records": Share(12_000, 0.38),
+    "estimates": Share(38_000, 0.38),
+    "texts": Share(15_000, 0.34),
+    "stdlib": Share(18_000, 0.25),
 }
 
 

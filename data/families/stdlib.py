@@ -20,9 +20,9 @@ from data.families.task import Spoil, Task, chatter, weighted
 
 # Tests, other people's code, and modules that are not in every build of Python.
 LEFT_OUT = {"test", "tests", "site-packages", "dist-packages", "ensurepip", "idlelib", "lib2to3", "turtledemo", "pip"}
-SHOWN_CHARS = (20, 320)
-BODY_CHARS = (14, 130)
-BODY_LINES = 4
+SHOWN_CHARS = (20, 240)
+BODY_CHARS = (14, 90)
+BODY_LINES = 3
 FLAWS = (("chatter", 35), ("flat", 30), ("no_colon", 10), ("misspelt", 15), ("remark", 10))
 MISSPELT = (("return", "retrun"), ("self.", "self->"), ("if ", "fi "), (" = ", " =: "), ("for ", "fro "), ("(", "(("))
 

@@ -1,0 +1,76 @@
+"""SIGKILL in the middle of a run, then the same command again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import ROOT, command, run_cli
+
+pytestmark = pytest.mark.e2e
+
+SETTINGS = ("--limit", "60", "--set", "prompts.shard_size=5")
+
+
+def receipts(folder: Path) -> dict[Path, bytes]:
+    return {p: p.read_bytes() for p in folder.glob("*/[0-9]*.json") if p.parent.name != "versions"}
+
+
+def pairs(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.glob("pairs-*/*.parquet"))}
+
+
+def children(pid: int) -> list[int]:
+    listed = Path(f"/proc/{pid}/task/{pid}/children")
+    found = [int(child) for child in listed.read_text().split()] if listed.exists() else []
+    return found + [grandchild for child in found for grandchild in children(child)]
+
+
+def killed_midway(root: Path) -> tuple[dict[Path, bytes], list[int]]:
+    """Starts a run, kills it after its first shards, and returns the receipts it left and its children."""
+    running = subprocess.Popen(
+        command("pipeline", "run", *SETTINGS, "--root", root),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    deadline = time.monotonic() + 200
+    while len(list(root.glob("quickstart/completions-*/*.json"))) < 3:
+        assert running.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    family = children(running.pid)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    return receipts(root / "quickstart"), family
+
+
+def test_a_killed_run_goes_on_where_it_was_and_gives_the_same_pairs(tmp_path):
+    left, family = killed_midway(tmp_path / "killed")
+    folder = tmp_path / "killed" / "quickstart"
+    assert not (folder / "dataset").exists()
+    run_cli("pipeline", "run", *SETTINGS, "--root", tmp_path / "killed")
+    assert {path: path.read_bytes() for path in left} == left, "a finished shard was made again"
+    assert len(list(folder.glob("completions-*/*.json"))) == 12
+    assert not list(folder.rglob("*.part"))
+    assert not [pid for pid in family if Path(f"/proc/{pid}").exists() and children(pid)]
+
+    undisturbed = tmp_path / "undisturbed" / "quickstart"
+    for name in ("prompts", next(folder.glob("completions-*")).name):
+        shutil.copytree(folder / name, undisturbed / name)
+    run_cli("pipeline", "run", *SETTINGS, "--root", tmp_path / "undisturbed")
+    assert pairs(undisturbed) == pairs(folder)
+    assert len(pairs(folder)) == 12
+
+
+def test_an_orphaned_worker_does_not_outlive_its_run(tmp_path):
+    _, family = killed_midway(tmp_path)
+    assert family
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in family):
+        assert time.monotonic() < deadline, f"still alive: {[p for p in family if Path(f'/proc/{p}').exists()]}"
+        time.sleep(0.1)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import pyarrow.parquet as pq
 
@@ -16,7 +16,7 @@ from trainer.errors import UsageError
 
 T = TypeVar("T")
 Messages = list[dict[str, Any]]
-Ids = Sequence[int]  # array("i") in memory: 4 bytes a token
+Ids: TypeAlias = "array[int]"  # of 4 bytes a token
 
 
 @dataclass(frozen=True)

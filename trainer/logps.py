@@ -8,6 +8,7 @@ hidden states at padding are never read. This is exact and lets every attention 
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,29 +24,30 @@ from trainer.errors import TrainerError
 class Row:
     """One sequence: its token ids and how many of them, from the start, are given (not scored)."""
 
-    ids: Sequence[int]
+    ids: array[int]
     n_given: int
 
 
 @dataclass(frozen=True)
 class Padded:
-    """Rows as tensors. `scored_BT` is true where the *next* token belongs to the completion; `target_N` is those tokens."""
+    """Rows as tensors. `place_N` are the flat positions in (B, T) whose *next* token is scored; `target_N` is those tokens."""
 
     ids_BT: Tensor
-    scored_BT: Tensor
+    place_N: Tensor
     target_N: Tensor
 
 
 def pad(rows: Sequence[Row], device: torch.device) -> Padded:
     """Right-padded tensors on the device."""
     width = max(len(row.ids) for row in rows)
-    ids_BT = torch.zeros(len(rows), width, dtype=torch.int64)
+    ids_BT = torch.zeros(len(rows), width, dtype=torch.int32)
     scored_BT = torch.zeros(len(rows), width, dtype=torch.bool)
     for index, row in enumerate(rows):
-        ids_BT[index, : len(row.ids)] = torch.as_tensor(row.ids, dtype=torch.int64)
+        ids_BT[index, : len(row.ids)] = torch.frombuffer(row.ids, dtype=torch.int32)
         scored_BT[index, max(row.n_given, 1) - 1 : len(row.ids) - 1] = True  # nothing predicts the first token
-    target_N = ids_BT.roll(-1, dims=1)[scored_BT]
-    return Padded(ids_BT.to(device), scored_BT.to(device), target_N.to(device))
+    place_N = scored_BT.flatten().nonzero().squeeze(1)  # here, on the CPU: on a GPU the count would wait for the device
+    target_N = ids_BT.flatten()[place_N + 1]
+    return Padded(ids_BT.to(device), place_N.to(device), target_N.to(device, torch.int64))
 
 
 def head_logits(model: Any, hidden_ND: Tensor) -> Tensor:
@@ -67,7 +69,7 @@ def token_logps(model: Any, batch: Padded, head_bytes: int) -> Tensor:
         head_bytes: room for float32 logits. What does not fit is computed in pieces, once more in the backward pass.
     """
     hidden_BTD = model.base_model(input_ids=batch.ids_BT, use_cache=False).last_hidden_state
-    hidden_ND = hidden_BTD[batch.scored_BT]
+    hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, batch.place_N)
     piece = max(1, head_bytes // (4 * model.config.vocab_size))
     if len(batch.target_N) <= piece or not torch.is_grad_enabled():
         parts = [
@@ -84,7 +86,7 @@ def token_logps(model: Any, batch: Padded, head_bytes: int) -> Tensor:
 def completion_logps(model: Any, batch: Padded, head_bytes: int) -> Tensor:
     """The summed log-probability of each row's completion. Shapes: -> (B,), nats, float32."""
     logps_N = token_logps(model, batch, head_bytes)
-    logps_BT = logps_N.new_zeros(batch.scored_BT.shape).masked_scatter(batch.scored_BT, logps_N)
+    logps_BT = logps_N.new_zeros(batch.ids_BT.numel()).index_copy(0, batch.place_N, logps_N).view(batch.ids_BT.shape)
     return logps_BT.sum(1)
 
 

@@ -39,7 +39,7 @@ class Pair:
     def rows(self) -> tuple[Row, Row]:
         """Chosen and rejected, each behind the prompt."""
         n = len(self.prompt)
-        return Row([*self.prompt, *self.chosen], n), Row([*self.prompt, *self.rejected], n)
+        return Row(self.prompt + self.chosen, n), Row(self.prompt + self.rejected, n)
 
     @property
     def width(self) -> int:

@@ -95,7 +95,7 @@ class SftObjective:
         self.options = options
         self.device = loaded.device
         given = [len(d.prompt) if options.completion_only else 1 for d in documents]
-        self.rows = [Row([*d.prompt, *d.completion], n) for d, n in zip(documents, given, strict=True)]
+        self.rows = [Row(d.prompt + d.completion, n) for d, n in zip(documents, given, strict=True)]
         self.widths = self.lengths = [len(row.ids) for row in self.rows]
         self.weights = [float(len(row.ids) - max(row.n_given, 1)) for row in self.rows]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,24 @@ from transformers import AutoModelForCausalLM  # noqa: E402
 from trainer.errors import TrainerError  # noqa: E402
 from trainer.logps import Row, check_head, completion_logps, pad  # noqa: E402
 
-ROWS = [Row([0, 5, 6, 7, 8, 9, 1], 3), Row([0, 20, 21, 1], 2), Row([0, 40, 41, 42, 43, 44, 45, 46, 47, 1], 6)]
+
+def row(ids: list[int], n_given: int) -> Row:
+    return Row(array("i", ids), n_given)
 
 
-def plain(model: torch.nn.Module, row: Row) -> torch.Tensor:
-    ids = torch.tensor([list(row.ids)])
+ROWS = [row([0, 5, 6, 7, 8, 9, 1], 3), row([0, 20, 21, 1], 2), row([0, 40, 41, 42, 43, 44, 45, 46, 47, 1], 6)]
+
+
+def plain(model: Any, sequence: Row) -> Any:
+    ids = torch.tensor([list(sequence.ids)])
     logps = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
-    return logps.gather(1, ids[0, 1:, None])[row.n_given - 1 :].sum()
+    return logps.gather(1, ids[0, 1:, None])[sequence.n_given - 1 :].sum()
 
 
 @pytest.mark.parametrize("head_bytes", [1 << 28, 4 * 300 * 4], ids=["one piece", "pieces of four tokens"])
 def test_values_and_gradients_equal_the_plain_computation(model: Path, head_bytes: int) -> None:
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    expected = torch.stack([plain(network, row) for row in ROWS])
+    expected = torch.stack([plain(network, each) for each in ROWS])
     expected.square().sum().backward()
     wanted = {name: p.grad.clone() for name, p in network.named_parameters()}
     network.zero_grad()
@@ -38,7 +44,7 @@ def test_values_and_gradients_equal_the_plain_computation(model: Path, head_byte
 
 
 def test_the_first_token_is_never_scored() -> None:
-    batch = pad([Row([7, 8, 9], 0)], torch.device("cpu"))
+    batch = pad([row([7, 8, 9], 0)], torch.device("cpu"))
     assert batch.target_N.tolist() == [8, 9]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,7 @@ def test_a_large_file_is_hashed_by_its_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_saved_folder_loads_with_the_same_weights_and_tokenizer(model: Path, tmp_path: Path, dtype: object) -> None:
+def test_a_saved_folder_loads_with_the_same_weights_and_tokenizer(model: Path, tmp_path: Path, dtype: Any) -> None:
     loaded = load(SftOptions(data=("-",), model=str(model), out="-", device="cpu"))
     before = {name: weight.to(dtype) for name, weight in loaded.model.state_dict().items()}
     save(loaded, tmp_path, dtype)

@@ -17,9 +17,10 @@ def shuffled(ids: Sequence[str], seed: int, epoch: int) -> list[int]:
 
 
 def steps_by_count(order: Sequence[int], count: int) -> Iterator[list[int]]:
-    """Steps of `count` rows; the last one may be smaller."""
-    for start in range(0, len(order), count):
-        yield list(order[start : start + count])
+    """As few steps of at most `count` rows as possible, all of the same size up to one: no last step of two or three."""
+    n_steps = -(-len(order) // count)
+    for step in range(n_steps):
+        yield list(order[step * len(order) // n_steps : (step + 1) * len(order) // n_steps])
 
 
 def steps_by_tokens(order: Sequence[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:

@@ -49,7 +49,7 @@ class ModelOptions:
         "auto",
     )
     attention: str = option(
-        "transformers' attention; auto = eager for bfloat16 on cpu (1.3x there: docs/log.md), else sdpa", "auto"
+        "transformers' attention; auto = eager for bfloat16 on cpu (1.3x there for rows of 64), else sdpa", "auto"
     )
     max_length: int = option(
         "most tokens of prompt and completion; longer rows are dropped and counted (TRL's 1024, doubled: own)", 2048

@@ -145,7 +145,8 @@ def train(job: Job) -> dict[str, Any]:
                 "grad_norm": grad_norm,
                 "lr": rate,
             }
-            numbers["tokens_per_s"] = sum(objective.lengths[i] for i in items) / seconds
+            n_tokens = sum(objective.lengths[i] for i in items)
+            numbers |= {"tokens_per_s": n_tokens / seconds, "padding": padding(n_tokens, parts, objective)}
             objective.watch(step + 1, numbers)
             log.advance()
             if (step + 1) % options.log_every == 0 or step + 1 == len(plan):
@@ -157,6 +158,12 @@ def train(job: Job) -> dict[str, Any]:
     result = {**numbers, **summary(objective, plan[start:], time.perf_counter() - began), "steps": len(plan)}
     finish(job, result)
     return result
+
+
+def padding(n_tokens: int, parts: Sequence[Sequence[int]], objective: Objective) -> float:
+    """The share of a step's positions that hold no token."""
+    places = sum(len(part) * objective.rows_each * max(objective.widths[i] for i in part) for part in parts)
+    return 1 - n_tokens / places
 
 
 def is_due(step: int, total: int, options: TrainOptions) -> bool:

@@ -21,6 +21,12 @@ def test_steps_hold_every_row_once() -> None:
         assert sorted(i for step in steps for i in step) == list(range(50))
 
 
+def test_steps_by_count_are_of_one_size_up_to_one_row() -> None:
+    assert [len(step) for step in steps_by_count(range(50), 16)] == [12, 13, 12, 13]
+    assert [len(step) for step in steps_by_count(range(3), 16)] == [3]
+    assert list(steps_by_count([], 16)) == []
+
+
 def test_micro_batches_keep_the_budget_unless_one_item_alone_exceeds_it() -> None:
     widths = [100, 3, 4, 50, 7, 300]
     parts = micro_batches(range(6), widths, 2, 220)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ def test_help_loads_neither_torch_nor_transformers() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_has_a_sentence_of_help(command: str) -> None:
-    for name, field in COMMANDS[command][0].__dataclass_fields__.items():
-        assert len(field.metadata["help"]) > 10, name
+    for field in fields(COMMANDS[command][0]):
+        assert len(field.metadata["help"]) > 10, field.name
 
 
 def test_options_become_a_frozen_dataclass() -> None:

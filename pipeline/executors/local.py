@@ -70,12 +70,10 @@ class LocalExecutor:
             engine.close()
 
     def _new_pool(self) -> ProcessPoolExecutor:
-        # From a clean server process, not forked from this one: an engine's threads and locks must not be copied, nor this
-        # run's file lock inherited. The server imports what every stage needs once, while an engine loads.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["pipeline.executors.local", "pyarrow.compute"])
-        pool = ProcessPoolExecutor(self.slots, context, _die_with_parent)
-        pool.submit(os.getpid)
+        # Spawned: a fork would copy an engine's threads and locks and this run's file lock, and a fork server outlives a killed
+        # run (it waits for the workers, and they for it; tests/e2e/test_kill.py).
+        pool = ProcessPoolExecutor(self.slots, multiprocessing.get_context("spawn"), _die_with_parent, (os.getpid(),))
+        pool.submit(os.getpid)  # its start and its imports fall into the time in which an engine loads
         return pool
 
     def _submit_to_pool(self, work: Work) -> Future[Receipt]:
@@ -113,14 +111,11 @@ def _opened(stage: Stage) -> Transform:
     return _STAGES.enter_context(stage.open())
 
 
-def _die_with_parent() -> None:
-    """Ends this worker when the run dies, however it dies: an orphan must not write into a folder that another run holds.
-
-    The run's death ends the server process that forked this one, and that ends this one.
-    """
+def _die_with_parent(parent: int) -> None:
+    """Ends this worker when the run dies, however it dies: an orphan must not write into a folder that another run holds."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt stops
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if os.getppid() == 1:  # it died before the call
+        if os.getppid() != parent:  # it died before the call
             os._exit(1)

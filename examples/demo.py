@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="seeds sampling and training")
     parser.add_argument("--root", type=Path, default=ROOT / "demo", help="where everything goes")
-    parser.add_argument("--trainer", default="--lr 1e-4 --epochs 2 --batch-size 32", help="options for `python -m trainer dpo`")
+    parser.add_argument("--trainer", default="--lr 1e-4 --epochs 2", help="options for `python -m trainer dpo`")
     arguments = parser.parse_args()
     root: Path = arguments.root / f"seed-{arguments.seed}"
     started = time.monotonic()

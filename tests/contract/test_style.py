@@ -61,12 +61,16 @@ def parsed(path: Path) -> ast.Module:
 def functions(path: Path) -> Iterator[Function]:
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            body = node.body[1:] if ast.get_docstring(node, clean=False) is not None and len(node.body) > 1 else node.body
+            body = (
+                node.body[1:] if ast.get_docstring(node, clean=False) is not None and len(node.body) > 1 else node.body
+            )
             yield Function(name_of(path), node.name, (body[-1].end_lineno or 0) - body[0].lineno + 1)
 
 
 def test_a_file_fits_in_400_lines() -> None:
-    long = {name_of(path): lines for path in sources() if (lines := len(path.read_text().splitlines())) > MAX_FILE_LINES}
+    long = {
+        name_of(path): lines for path in sources() if (lines := len(path.read_text().splitlines())) > MAX_FILE_LINES
+    }
     assert long == {}
 
 
@@ -83,14 +87,18 @@ def test_no_room_is_called_utils() -> None:
 
 def test_no_package_registry_is_named() -> None:
     """A checkout installs from wherever its machine is told to; a host in a file breaks the machines without it."""
-    settings = (os.environ.get(key, "") for key in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX_URL", "UV_DEFAULT_INDEX"))
+    settings = (
+        os.environ.get(key, "") for key in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_INDEX_URL", "UV_DEFAULT_INDEX")
+    )
     own = {host for url in settings for part in url.split() if (host := urlsplit(part).hostname) and "." in host}
     pattern = re.compile("|".join(map(re.escape, sorted(REGISTRIES | own))).encode())
     assert [name_of(path) for path in tracked() if pattern.search(path.read_bytes())] == []
 
 
 def test_every_module_says_what_it_is() -> None:
-    silent = [name_of(path) for path in in_packages() if path.read_text().strip() and not ast.get_docstring(parsed(path))]
+    silent = [
+        name_of(path) for path in in_packages() if path.read_text().strip() and not ast.get_docstring(parsed(path))
+    ]
     assert silent == []
 
 
@@ -123,6 +131,8 @@ def test_no_docstring_only_repeats_the_name() -> None:
         for node in ast.walk(parsed(path)):
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and (doc := ast.get_docstring(node)):
                 words = re.sub(r"[^a-z ]", "", doc.lower()).split()
-                if [word for word in words if word not in ("the", "a", "an", "of", "to")] == node.name.lower().split("_"):
+                if [word for word in words if word not in ("the", "a", "an", "of", "to")] == node.name.lower().split(
+                    "_"
+                ):
                     wrong.append(f"{name_of(path)}:{node.lineno} {node.name}")
     assert wrong == []

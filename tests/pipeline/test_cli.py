@@ -1,0 +1,86 @@
+"""The command line as a script sees it: exit codes, stdout for data, stderr for talk."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.run import locked
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def config(replayed, tmp_path) -> Path:
+    replayed()
+    return tmp_path / "config.toml"
+
+
+def cli(*arguments, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipeline", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=False, cwd=cwd, env={"PYTHONPATH": str(ROOT)}
+    )
+
+
+def test_a_run_prints_data_on_stdout_and_talk_on_stderr(config, tmp_path):
+    done = cli("run", config, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["pairs"] == 8
+    assert "run replayed" in done.stderr
+
+
+def test_the_run_can_be_looked_at_afterwards(config, tmp_path):
+    assert cli("run", config, cwd=tmp_path).returncode == 0
+    assert cli("show", "runs/replayed", "--n", 2, cwd=tmp_path).stdout.count("rejected") == 2
+    assert json.loads(cli("versions", "runs/replayed", "--json", cwd=tmp_path).stdout)[0]["rows"] == 8
+    assert json.loads(cli("status", "runs/replayed", "--json", cwd=tmp_path).stdout)["prompts"] == {
+        "shards": 2,
+        "rows": 4,
+    }
+    assert "2 of 2 shards" in cli("plan", config, cwd=tmp_path).stdout
+    exported = cli("export", "runs/replayed", "--for", "axolotl", "--out", "out", "--json", cwd=tmp_path)
+    assert json.loads(exported.stdout)["rows"] == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["run", "--set", "sources.0.nn=3"], 2, "did you mean n?"),
+        (["run", "nothing.toml"], 2, "nothing.toml: cannot be read"),
+        (["run", "--set", "prompts.path=nothing.jsonl"], 2, "nothing.jsonl: no such file"),
+        (["run", "--set", "labelers.0.use=./nothing.py:Mine"], 2, "nothing.py"),
+        (["run", "--set", "pairs.min_margin=9"], 4, "0 pairs, fewer than"),
+        (["export", "nowhere", "--for", "trl", "--out", "out"], 2, "hint"),
+        (["show", "nowhere"], 2, "holds no run"),
+        (["walk"], 2, "No such command"),
+    ],
+)
+def test_each_wrong_input_has_its_exit_code_and_a_hint(config, tmp_path, arguments, code, says):
+    if arguments[0] == "run" and "nothing.toml" not in arguments:
+        arguments = ["run", config, *arguments[1:]]
+    done = cli(*arguments, cwd=tmp_path)
+    assert (done.returncode, says in done.stderr) == (code, True), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_held_folder_is_exit_code_75(config, tmp_path):
+    with locked(tmp_path / "runs" / "replayed"):
+        done = cli("run", config, cwd=tmp_path)
+    assert (done.returncode, "another run holds this folder" in done.stderr) == (75, True)
+
+
+def test_a_failed_shard_is_exit_code_1_and_named(config, tmp_path):
+    assert cli("run", config, cwd=tmp_path).returncode == 0
+    shard = sorted((tmp_path / "runs" / "replayed").glob("completions-*/00000.parquet"))[0]
+    shard.write_bytes(shard.read_bytes()[:-50] + b"\0" * 50)
+    for receipt in (tmp_path / "runs" / "replayed").glob("labels-*/*.json"):
+        receipt.unlink()
+    done = cli("run", config, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "00000.parquet: cannot be read" in done.stderr
+    assert "dataset" in done.stdout

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import datasets
@@ -98,6 +100,22 @@ def test_another_labeler_relabels_without_sampling(quick_run, tmp_path):
     )
     assert len(list((tmp_path / "quickstart").glob("completions-*"))) == 1
     assert any("Mine" in row["labelers"] for row in rows(tmp_path / "quickstart" / "dataset", "data/*.parquet"))
+
+
+def test_trl_trains_two_steps_on_the_dataset_as_it_is(quick_run, tmp_path):
+    script = (
+        "import sys, datasets, trl\n"
+        "rows = datasets.load_dataset(sys.argv[1], split='train')\n"
+        "args = trl.DPOConfig(output_dir=sys.argv[3], max_steps=2, use_cpu=True, bf16=False, report_to='none',"
+        " per_device_train_batch_size=4, save_strategy='no')\n"
+        "trainer = trl.DPOTrainer(sys.argv[2], args=args, train_dataset=rows)\n"
+        "print('steps', trainer.train().global_step)\n"
+    )
+    arguments = (str(quick_run / "dataset"), str(MODEL), str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=280, check=False
+    )
+    assert "steps 2" in done.stdout, done.stderr[-3000:]
 
 
 def test_the_trainer_takes_the_dataset_and_vllm_takes_the_policy(quick_run, tmp_path):

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.errors import BelowGate, PipelineError
+from pipeline.errors import BelowGate, Interrupted, PipelineError
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -46,7 +46,10 @@ def run(
 
     loaded = load(config, settings or (), limit)
     say(f"run {loaded.name}: {len(loaded.sources)} sources, {len(loaded.labelers)} labelers, in {root / loaded.name}")
-    finished = run_whole(loaded, root)
+    try:
+        finished = run_whole(loaded, root)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; what is finished is kept, and the same command goes on from there") from None
     for row in finished.imported.bad:
         say(f"skipped {row}")
     if finished.imported.duplicates:
@@ -181,8 +184,6 @@ def exit_codes() -> Iterator[None]:
         leave(f"error: {error}", error.exit_code)
     except LabelerError as error:
         leave(f"error: {error}", 2)
-    except KeyboardInterrupt:
-        leave("interrupted; what is finished is kept, and the same command goes on from there", 130)
 
 
 def leave(message: str, code: int) -> None:

@@ -43,6 +43,12 @@ class BelowGate(PipelineError):
     exit_code = 4
 
 
+class Interrupted(PipelineError):
+    """Somebody pressed Ctrl-C; what was in flight has ended and is kept."""
+
+    exit_code = 130
+
+
 class Busy(PipelineError):
     """Another run holds this folder."""
 

@@ -32,20 +32,26 @@ def children(pid: int) -> list[int]:
     return found + [grandchild for child in found for grandchild in children(child)]
 
 
-def killed_midway(root: Path) -> tuple[dict[Path, bytes], list[int]]:
-    """Starts a run, kills it after its first shards, and returns the receipts it left and its children."""
+def started(root: Path) -> subprocess.Popen[str]:
+    """A run that has made its first shards and goes on."""
     running = subprocess.Popen(
         command("pipeline", "run", *SETTINGS, "--root", root),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     deadline = time.monotonic() + 200
     while len(list(root.glob("quickstart/completions-*/*.json"))) < 3:
         assert running.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.02)
+    return running
+
+
+def killed_midway(root: Path) -> tuple[dict[Path, bytes], list[int]]:
+    """Starts a run, kills it after its first shards, and returns the receipts it left and its children."""
+    running = started(root)
     family = children(running.pid)
     running.send_signal(signal.SIGKILL)
-    running.wait()
+    running.communicate()
     return receipts(root / "quickstart"), family
 
 
@@ -74,3 +80,13 @@ def test_a_killed_run_goes_on_where_it_was_and_gives_the_same_pairs(tmp_path):
     run_cli("pipeline", "run", *SETTINGS, "--root", tmp_path / "undisturbed")
     assert pairs(undisturbed) == pairs(folder)
     assert len(pairs(folder)) == 12
+
+
+def test_an_interrupt_keeps_what_is_finished_and_exits_130(tmp_path):
+    running = started(tmp_path)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=120)
+    assert running.returncode == 130, said[-2000:]
+    assert "the same command goes on from there" in said
+    made = list(tmp_path.glob("quickstart/completions-*/*.json"))
+    assert 3 <= len(made) < 12

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,9 +117,3 @@ def _first_pair(shards: list[Path]) -> dict[str, Any] | None:
             pair: dict[str, Any] = table.slice(0, 1).to_pylist()[0]
             return pair
     return None
-
-
-def stored_config(folder: Path) -> dict[str, Any]:
-    """The resolved configuration that a run's folder keeps."""
-    stored: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return stored

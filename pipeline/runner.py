@@ -12,7 +12,6 @@ from labelers.errors import LabelerError
 from pipeline.engines import EngineSpec
 from pipeline.errors import BrokenLabeler, ConfigError, EngineFailed, EnvironmentLacks
 from pipeline.executors import Executor, WorkerDied
-from pipeline.executors.local import ENGINE_SHARDS
 from pipeline.shards import Receipt
 from pipeline.work import Work, finished
 
@@ -122,8 +121,8 @@ class Runner:
     def _submit(self) -> None:
         self._choose_engine()
         if self._engine is not None:
-            self._fill(self._engine, ENGINE_SHARDS)
-        self._fill(None, 2 * self._executor.slots)
+            self._fill(self._engine, self._executor.engine_slots)
+        self._fill(None, self._executor.slots)
 
     def _choose_engine(self) -> None:
         """The loaded engine keeps the device while it has work; then the next one with work gets it."""

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 from pipeline.engines import EngineInfo, Generation, Progress, Request, Sampled, Sampling, finish_reason, valid_text
 from pipeline.errors import ConfigError, EngineFailed, EnvironmentLacks
-from pipeline.hashes import model_hash, template_hash, tokenizer_hash
+from pipeline.hashes import hub_model_hash, model_hash, template_hash, tokenizer_hash
 from pipeline.shards import file_sha256
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
@@ -77,10 +77,10 @@ class Vllm:
             settings["chat_template"] = file_sha256(Path(self.chat_template))
         folder = Path(self.model)
         if not folder.is_dir():
-            return {**settings, "model": self.model, "commit": hub_commit(self.model, self.revision)}
+            return {**settings, "model": _model_hash(self)}
         names = (*TOKENIZER_FILES, "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
         texts = {name: file_sha256(folder / name) for name in names if (folder / name).is_file()}
-        return {**settings, "model": model_hash(folder), "files": texts}
+        return {**settings, "model": _model_hash(self), "files": texts}
 
     def open(self) -> RunningVllm:
         """Loads the model. Takes seconds to minutes."""
@@ -104,6 +104,11 @@ def check_model(model: str) -> None:
             f"model {model}: has no tokenizer ({', '.join(TOKENIZER_FILES)}); "
             "hint: save the tokenizer into the model's folder with tokenizer.save_pretrained"
         )
+
+
+def _model_hash(spec: Vllm) -> str:
+    folder = Path(spec.model)
+    return model_hash(folder) if folder.is_dir() else hub_model_hash(spec.model, hub_commit(spec.model, spec.revision))
 
 
 def hub_commit(name: str, revision: str | None) -> str:
@@ -133,7 +138,7 @@ class RunningVllm:
         self._max_len: int = self._engine.model_config.max_model_len
         self.info = EngineInfo(
             spec.model,
-            model_hash(Path(spec.model)) if Path(spec.model).is_dir() else hub_commit(spec.model, spec.revision),
+            _model_hash(spec),
             tokenizer_hash(self._tokenizer.get_vocab()),
             template_hash(self._template),
         )

@@ -21,6 +21,9 @@ class Executor(Protocol):
     slots: int
     """Works without an engine that are worth having in flight."""
 
+    engine_slots: int
+    """Works on one engine that are worth having in flight: while one shard drains, the next fill the engine."""
+
     def submit(self, work: Work) -> Future[Receipt]:
         """Starts the work. The future raises WorkerDied where the work may be tried again."""
         ...

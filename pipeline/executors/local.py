@@ -18,16 +18,16 @@ from pipeline.executors import WorkerDied
 from pipeline.shards import Receipt
 from pipeline.work import Stage, Transform, Work, perform
 
-ENGINE_SHARDS = 3
-"""Shards that feed one engine at once: while one drains, the next fill it."""
-
 
 class LocalExecutor:
     """Work on this machine's cores and its one engine."""
 
     def __init__(self, workers: int | None = None) -> None:
-        self.slots = max(1, workers or (os.cpu_count() or 2) - 1)
-        self._threads = ThreadPoolExecutor(ENGINE_SHARDS, thread_name_prefix="engine-shard")
+        workers = max(1, workers or (os.cpu_count() or 2) - 1)
+        self.slots = 2 * workers
+        self.engine_slots = 3
+        self._threads = ThreadPoolExecutor(self.engine_slots, thread_name_prefix="engine-shard")
+        self._workers = workers
         self._pool = self._new_pool()
         self._lock = threading.Lock()
         self._spec: EngineSpec | None = None
@@ -72,7 +72,9 @@ class LocalExecutor:
     def _new_pool(self) -> ProcessPoolExecutor:
         # Spawned: a fork would copy an engine's threads and locks and this run's file lock, and a fork server outlives a killed
         # run (it waits for the workers, and they for it; tests/e2e/test_kill.py).
-        pool = ProcessPoolExecutor(self.slots, multiprocessing.get_context("spawn"), _die_with_parent, (os.getpid(),))
+        pool = ProcessPoolExecutor(
+            self._workers, multiprocessing.get_context("spawn"), _die_with_parent, (os.getpid(),)
+        )
         pool.submit(os.getpid)  # its start and its imports fall into the time in which an engine loads
         return pool
 

@@ -29,9 +29,9 @@ class Share:
 SHARES = {
     "functions": Share(10_000, 0.42),
     "records": Share(12_000, 0.38),
-    "estimates": Share(38_000, 0.38),
+    "estimates": Share(38_000, 0.35),
     "texts": Share(15_000, 0.34),
-    "stdlib": Share(18_000, 0.25),
+    "stdlib": Share(18_000, 0.22),
 }
 
 

@@ -64,8 +64,9 @@ CHAT_TEMPLATE = (
 # One pass over the corpus. The learning rate is high because the model is small and starts from nothing.
 TRAINING = {
     "--init": "random", "--dtype": "bfloat16", "--epochs": "1", "--lr": "3e-3", "--warmup": "0.05", "--min-lr": "0.02",
-    "--adam-beta2": "0.95", "--weight-decay": "0.1", "--batch-tokens": "3072", "--micro-batch-tokens": "2048", "--max-length": str(CONTEXT),
-    "--log-every": "50", "--checkpoint-every": "500", "--seed": "0", "--device": "cpu", "--attention": "sdpa",
+    "--adam-beta2": "0.95", "--weight-decay": "0.1", "--batch-tokens": "3072", "--micro-batch-tokens": "2048",
+    "--max-length": str(CONTEXT), "--log-every": "50", "--checkpoint-every": "500", "--seed": "0", "--device": "cpu",
+    "--attention": "sdpa",
 }  # fmt: skip
 SHIPPED = (
     "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -18,7 +16,7 @@ from labelers.protocol import PairwiseLabeler
 from labelers.types import Abstain, Candidate, Comparison, Completion, Needs, Prompt, Verdict, content_id
 from pipeline import call
 from pipeline.engines import Engine, EngineSpec
-from pipeline.label import Tools, Where, candidates, require_enough
+from pipeline.label import Tools, Where, candidates, lent_tools, require_enough
 from pipeline.prompts import family_of, prompts_of
 from pipeline.schema import COMPARISONS, COMPLETIONS, PROMPTS
 from pipeline.shards import Counts
@@ -62,8 +60,7 @@ class Compare:
         """The transform, with the labeler built once."""
         labeler = self.labeler.build()
         assert isinstance(labeler, PairwiseLabeler)
-        with tempfile.TemporaryDirectory(prefix=f"{self.name}-") as scratch:
-            ctx = Tools(Path(scratch), engine)
+        with lent_tools(self.name, engine) as ctx:
             yield lambda prompts, *sources: self._compare(labeler, ctx, prompts_of(prompts), pa.concat_tables(sources))
 
     def _compare(self, labeler: PairwiseLabeler, ctx: Tools, prompts: dict[str, Prompt], completions: pa.Table) -> Made:

@@ -62,8 +62,7 @@ class Label:
         """The transform, with the labeler built once."""
         labeler = self.labeler.build()
         assert isinstance(labeler, PointwiseLabeler)
-        with tempfile.TemporaryDirectory(prefix=f"{self.name}-") as scratch:
-            ctx = Tools(Path(scratch), engine)
+        with lent_tools(self.name, engine) as ctx:
             yield lambda prompts, completions: self._label(labeler, ctx, prompts_of(prompts), completions)
 
     def _label(self, labeler: PointwiseLabeler, ctx: Tools, prompts: dict[str, Prompt], completions: pa.Table) -> Made:
@@ -101,6 +100,13 @@ class Tools:
         requests = [Request(str(number), tuple(chat), self.sampling, seed=0) for number, chat in enumerate(chats)]
         replies = {g.request_id: g for g in self.engine.generate(requests)}
         return [replies[r.id].outputs[0].text if replies[r.id].outputs else None for r in requests]
+
+
+@contextmanager
+def lent_tools(name: str, engine: Engine | None) -> Iterator[Tools]:
+    """The tools of one labeler while its stage is open; its scratch folder goes with them."""
+    with tempfile.TemporaryDirectory(prefix=f"{name}-") as scratch:
+        yield Tools(Path(scratch), engine)
 
 
 def candidates(prompts: Mapping[str, Prompt], completions: pa.Table, where: Where) -> list[Candidate]:

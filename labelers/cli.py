@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from labelers.errors import LabelerError, OptionError, WrongShape
+from labelers.protocol import Program, Ran
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 _SPEC = "a name, package.module:Class, or ./file.py:Class"
@@ -158,6 +159,12 @@ class _NoModel:
 
     def generate(self, chats: Sequence[Any]) -> Sequence[str | None]:
         raise LabelerError("there is no model here", hint="use the labeler in a run, with needs = Needs(engine=True)")
+
+    def rewards(self, chats: Sequence[Any]) -> Sequence[float | None]:
+        raise LabelerError("there is no model here", hint="use the labeler in a run, with needs = Needs(engine=True)")
+
+    def run_program(self, program: Program) -> Ran:
+        raise LabelerError("no launcher is lent here yet")
 
 
 def _options(text: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 from labelers.discovery import LabelerSpec
 from labelers.errors import LabelerError, WrongShape
 from labelers.nasty import nasty_texts
-from labelers.protocol import Chat, Context, Labeler
+from labelers.protocol import Chat, Context, Labeler, Program, Ran
 from labelers.shape import check_class, check_instance
 from labelers.types import Abstain, Candidate, Comparison, Completion, Score, Verdict
 
@@ -40,13 +40,21 @@ class ScriptedEngine:
 
     Args:
         reply: from a chat (messages) to the model's reply, or None for no reply.
+        reward: from a conversation to its reward, or None for none.
     """
 
     reply: Callable[[Chat], str | None] = lambda chat: None
+    reward: Callable[[Chat], float | None] = lambda chat: None
     scratch: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
 
     def generate(self, chats: Sequence[Chat]) -> Sequence[str | None]:
         return [self.reply(chat) for chat in chats]
+
+    def rewards(self, chats: Sequence[Chat]) -> Sequence[float | None]:
+        return [self.reward(chat) for chat in chats]
+
+    def run_program(self, program: Program) -> Ran:
+        raise LabelerError("a scripted engine starts no program")
 
 
 def check(labeler: Labeler, ctx: Context | None = None, *, spec: LabelerSpec | None = None) -> list[Finding]:

@@ -190,14 +190,16 @@ class Needs:
 
     Args:
         memory_gb: resident memory of one worker, in 10^9 bytes.
+        programs: what `ctx.run_program` will be asked to start (compilers); a missing one is an error before sampling.
         sandbox: runs completions; allowed only where the run's config says so.
         network: opens connections.
-        engine: asks a model through `ctx.generate`.
+        engine: asks a model through `ctx.generate` or `ctx.rewards`.
     """
 
     cpus: float = 1.0
     gpus: float = 0.0
     memory_gb: float = 1.0
+    programs: tuple[str, ...] = ()
     sandbox: bool = False
     network: bool = False
     engine: bool = False

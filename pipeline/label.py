@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from labelers.discovery import LabelerSpec
-from labelers.protocol import PointwiseLabeler
+from labelers.protocol import PointwiseLabeler, Program, Ran
 from labelers.types import Abstain, Candidate, Completion, Message, Needs, Prompt, Score
 from pipeline import call
 from pipeline.engines import Engine, EngineSpec, Request, Sampling
@@ -100,6 +100,14 @@ class Tools:
         requests = [Request(str(number), tuple(chat), self.sampling, seed=0) for number, chat in enumerate(chats)]
         replies = {g.request_id: g for g in self.engine.generate(requests)}
         return [replies[r.id].outputs[0].text if replies[r.id].outputs else None for r in requests]
+
+    def rewards(self, chats: Sequence[Sequence[Message]]) -> list[float | None]:
+        """The engine's number for each finished conversation."""
+        raise BrokenLabeler("no engine gives rewards yet")
+
+    def run_program(self, program: Program) -> Ran:
+        """Runs a program on text that nobody trusts."""
+        raise BrokenLabeler("no launcher is lent here yet")
 
 
 @contextmanager

@@ -27,7 +27,7 @@ VALUES = {
     "Candidate": ["prompt", "completion"],
     "Comparison": ["prompt", "a", "b"],
     "Example": ["prompt", "better", "worse"],
-    "Needs": ["cpus", "gpus", "memory_gb", "sandbox", "network", "engine"],
+    "Needs": ["cpus", "gpus", "memory_gb", "programs", "sandbox", "network", "engine"],
 }
 """What a labeler's author builds and reads: class -> its fields, in order."""
 

@@ -157,7 +157,7 @@ class _NoModel:
 
     scratch: Path
 
-    def generate(self, chats: Sequence[Any]) -> Sequence[str | None]:
+    def generate(self, chats: Sequence[Any], schema: str = "") -> Sequence[str | None]:
         raise LabelerError("there is no model here", hint="use the labeler in a run, with needs = Needs(engine=True)")
 
     def rewards(self, chats: Sequence[Any]) -> Sequence[float | None]:

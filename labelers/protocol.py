@@ -56,8 +56,12 @@ class Context(Protocol):
         """An empty folder that the labeler may write to; gone after the run."""
         ...
 
-    def generate(self, chats: Sequence[Chat]) -> Sequence[str | None]:
-        """The model's reply to each chat, in order; None where it gave none. Needs `Needs(engine=True)`."""
+    def generate(self, chats: Sequence[Chat], schema: str = "") -> Sequence[str | None]:
+        """The model's reply to each chat, in order; None where it gave none. Needs `Needs(engine=True)`.
+
+        Args:
+            schema: a JSON Schema, as text, that engines hold the replies to; read them strictly all the same.
+        """
         ...
 
     def rewards(self, chats: Sequence[Chat]) -> Sequence[float | None]:

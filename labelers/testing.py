@@ -47,7 +47,7 @@ class ScriptedEngine:
     reward: Callable[[Chat], float | None] = lambda chat: None
     scratch: Path = field(default_factory=lambda: Path(tempfile.gettempdir()))
 
-    def generate(self, chats: Sequence[Chat]) -> Sequence[str | None]:
+    def generate(self, chats: Sequence[Chat], schema: str = "") -> Sequence[str | None]:
         return [self.reply(chat) for chat in chats]
 
     def rewards(self, chats: Sequence[Chat]) -> Sequence[float | None]:

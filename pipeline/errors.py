@@ -43,6 +43,12 @@ class BelowGate(PipelineError):
     exit_code = 4
 
 
+class BudgetSpent(PipelineError):
+    """The judges' budget is spent; what is finished is kept."""
+
+    exit_code = 4
+
+
 class Interrupted(PipelineError):
     """Somebody pressed Ctrl-C; what was in flight has ended and is kept."""
 

@@ -16,7 +16,8 @@ from labelers.discovery import LabelerSpec
 from labelers.protocol import PointwiseLabeler, Program, Ran
 from labelers.types import Abstain, Candidate, Completion, Message, Needs, Prompt, Score
 from pipeline import call
-from pipeline.engines import Engine, EngineSpec, Request, Sampling
+from pipeline.budget import Meter
+from pipeline.engines import Engine, EngineSpec, Generation, Request, RewardEngine, Sampling
 from pipeline.errors import BrokenLabeler
 from pipeline.prompts import family_of, prompts_of
 from pipeline.schema import COMPLETIONS, LABELS, PROMPTS
@@ -25,6 +26,8 @@ from pipeline.work import Made, Transform
 
 BATCH_SIZE = 256
 TOO_FEW_TO_TELL = 10
+JUDGING = Sampling(n=1, temperature=0.0, max_tokens=512, logprobs=False)
+"""How a labeler's questions are answered unless the config says otherwise."""
 
 Where = tuple[tuple[str, tuple[str, ...]], ...]
 """Which prompts: metadata key -> the values that are meant."""
@@ -85,25 +88,40 @@ class Tools:
 
     scratch: Path
     engine: Engine | None = None
-    sampling: Sampling = Sampling(n=1, temperature=0.0, max_tokens=512, logprobs=False)
+    sampling: Sampling = JUDGING
+    seed: int = 0
+    meter: Meter | None = None
 
-    def generate(self, chats: Sequence[Sequence[Message]]) -> list[str | None]:
+    def generate(self, chats: Sequence[Sequence[Message]], schema: str = "") -> list[str | None]:
         """The engine's reply to each chat; None where it gave none.
 
         Raises:
             BrokenLabeler: the labeler asks a model and the config names none.
+            BudgetSpent: the run's budget has no room for the next question.
         """
         if self.engine is None:
             raise BrokenLabeler(
                 "the labeler asks a model and has none; hint: give it engine = { use = ..., model = ... }"
             )
-        requests = [Request(str(number), tuple(chat), self.sampling, seed=0) for number, chat in enumerate(chats)]
-        replies = {g.request_id: g for g in self.engine.generate(requests)}
-        return [replies[r.id].outputs[0].text if replies[r.id].outputs else None for r in requests]
+        requests = [Request(str(i), tuple(chat), self.sampling, self.seed, schema) for i, chat in enumerate(chats)]
+        replies: dict[str, Generation] = {}
+        for part, answers in self.meter.slices(requests) if self.meter else [(requests, [])]:
+            answers += self.engine.generate(part)
+            replies |= {answer.request_id: answer for answer in answers}
+        return [_reply(replies[request.id]) for request in requests]
 
     def rewards(self, chats: Sequence[Sequence[Message]]) -> list[float | None]:
-        """The engine's number for each finished conversation."""
-        raise BrokenLabeler("no engine gives rewards yet")
+        """The engine's number for each finished conversation; None where it has none.
+
+        Raises:
+            BrokenLabeler: the config names no engine that gives rewards.
+        """
+        engine: object = self.engine
+        if not isinstance(engine, RewardEngine):
+            raise BrokenLabeler(
+                'the labeler asks for rewards; hint: give it engine = { use = "reward_model", model = ... }'
+            )
+        return list(engine.rewards(chats)) if chats else []
 
     def run_program(self, program: Program) -> Ran:
         """Runs a program on text that nobody trusts."""
@@ -115,6 +133,12 @@ def lent_tools(name: str, engine: Engine | None) -> Iterator[Tools]:
     """The tools of one labeler while its stage is open; its scratch folder goes with them."""
     with tempfile.TemporaryDirectory(prefix=f"{name}-") as scratch:
         yield Tools(Path(scratch), engine)
+
+
+def _reply(answer: Generation) -> str | None:
+    """The text of an answer; None where there is none, or where the engine gave it up half-way."""
+    whole = [output.text for output in answer.outputs if output.finish_reason != "error"]
+    return whole[0] if whole else None
 
 
 def candidates(prompts: Mapping[str, Prompt], completions: pa.Table, where: Where) -> list[Candidate]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from labelers.types import FinishReason, Message
 
@@ -32,12 +32,17 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt to be answered `sampling.n` times. The i-th completion's seed is `seed + i`."""
+    """One prompt to be answered `sampling.n` times. The i-th completion's seed is `seed + i`.
+
+    Args:
+        schema: a JSON Schema, as text, that the engine holds the completions to; empty: none.
+    """
 
     id: str
     messages: tuple[Message, ...]
     sampling: Sampling
     seed: int
+    schema: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,13 +58,22 @@ class Sampled:
 
 
 @dataclass(frozen=True)
+class Usage:
+    """What one request cost, in tokens."""
+
+    prompt: int
+    completion: int
+
+
+@dataclass(frozen=True)
 class Generation:
-    """All completions of one request, or why there are none."""
+    """All completions of one request, or why there are none. `usage` is None where the engine does not say."""
 
     request_id: str
     outputs: tuple[Sampled, ...] = ()
     prompt_token_ids: Sequence[int] | None = None
     error: str | None = None
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +109,19 @@ class Engine(Protocol):
 
     def progress(self) -> Progress: ...
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class RewardEngine(Protocol):
+    """A running engine that writes no text but gives conversations a number, for labelers that ask for rewards."""
+
+    def rewards(self, chats: Sequence[Sequence[Message]]) -> Sequence[float | None]:
+        """The number of each finished conversation, in order; None where the model takes it not or the number is not finite.
+
+        Raises:
+            EngineFailed: the model cannot be asked.
+        """
+        ...
 
 
 class EngineSpec(Protocol):

@@ -12,7 +12,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pipeline.engines import EngineInfo, Generation, Progress, Request, Sampled, Sampling, finish_reason, valid_text
+from pipeline.engines import (
+    EngineInfo,
+    Generation,
+    Progress,
+    Request,
+    Sampled,
+    Sampling,
+    Usage,
+    finish_reason,
+    valid_text,
+)
 from pipeline.errors import ConfigError, EngineFailed, EnvironmentLacks
 from pipeline.hashes import hub_model_hash, model_hash, template_hash, tokenizer_hash
 from pipeline.shards import file_sha256
@@ -225,9 +235,9 @@ class RunningVllm:
         outputs = sorted(output.outputs, key=lambda o: o.index)
         done = self._progress
         self._progress = Progress(done.requests + 1, done.tokens + sum(len(o.token_ids) for o in outputs))
-        return Generation(
-            ticket.request.id, tuple(_sampled(o, ticket.request.seed) for o in outputs), ticket.ids, error=None
-        )
+        sampled = tuple(_sampled(o, ticket.request.seed) for o in outputs)
+        usage = Usage(len(ticket.ids), sum(o.n_tokens for o in sampled))
+        return Generation(ticket.request.id, sampled, ticket.ids, usage=usage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +327,7 @@ def _template(spec: Vllm, tokenizer: Any) -> str | None:
 def params(request: Request) -> Any:
     """vLLM's own sampling parameters for a request."""
     from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
     s: Sampling = request.sampling
     return SamplingParams(
@@ -329,6 +339,7 @@ def params(request: Request) -> Any:
         seed=request.seed if s.temperature > 0 else None,
         logprobs=0 if s.logprobs else None,
         output_kind=RequestOutputKind.FINAL_ONLY,
+        structured_outputs=StructuredOutputsParams(json=request.schema) if request.schema else None,
     )
 
 

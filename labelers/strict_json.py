@@ -6,8 +6,10 @@ import json
 import re
 from typing import Any
 
-MAX_DEPTH = 200
-"""`json` gives up at the interpreter's recursion limit (about 1,000, less in a deep call); 200 is always safe."""
+from labelers.malformed import MAX_DEPTH, Malformed, Undecided, check_encodable
+
+__all__ = ["MAX_DEPTH", "MAX_INT_DIGITS", "NotJson", "Undecided", "read_json", "read_json_lines"]
+
 MAX_INT_DIGITS = 4_300
 """CPython refuses to convert longer integers (sys.int_info.default_max_str_digits)."""
 
@@ -15,12 +17,8 @@ _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[][{}]', re.DOTALL)
 _PARTNER = {"]": "[", "}": "{"}
 
 
-class NotJson(ValueError):
+class NotJson(Malformed):
     """The text is not strict JSON; the text of the error says why."""
-
-
-class Undecided(Exception):
-    """The text is too deep, or holds a number out of range, so that nothing is known about it."""
 
 
 def read_json(
@@ -69,9 +67,32 @@ def _decode(decoder: json.JSONDecoder, text: str, allow_trailing_text: bool) -> 
 
 def _check_encodable(text: str) -> None:
     try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise NotJson(f"character {error.start}: a lone surrogate, which UTF-8 cannot hold") from None
+        check_encodable(text)
+    except Malformed as error:
+        raise NotJson(str(error)) from None
+
+
+def read_json_lines(text: str, **rules: bool) -> list[Any]:
+    """The values of JSON lines: one on each line, no blank line, a line feed behind the last or not.
+
+    Args:
+        rules: as for `read_json`.
+
+    Raises:
+        NotJson: a line is not JSON, or blank; the first such line is named, wherever an undecided one stands.
+        Undecided: see `read_json`.
+    """
+    values, undecided = [], None
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
+        try:
+            values.append(read_json(line, **rules))
+        except NotJson as error:
+            raise NotJson(f"line {number}: {error}") from None
+        except Undecided as error:
+            undecided = undecided or Undecided(f"line {number}: {error}")
+    if undecided:
+        raise undecided
+    return values
 
 
 def _check_depth(text: str, *, whole: bool) -> None:

@@ -33,3 +33,11 @@ class WrongShape(LabelerError):
 
 class OptionError(LabelerError):
     """An option is unknown, missing, or of the wrong type."""
+
+
+class WrongAnswers(WrongShape):
+    """The labeler answers nearly every item with the wrong number or type of labels; the text has its file and line."""
+
+
+class IsolationLacks(LabelerError):
+    """A layer of isolation that the labeler needs cannot be had here, or is not allowed; the text says how to get it."""

@@ -1,0 +1,270 @@
+"""What goes over the pipe between the pipeline and a confined worker.
+
+To the worker: pickle of plain tuples, since the worker trusts the pipeline. From the worker: JSON of bounded size, checked
+to the last field, since the worker may have become a hostile text's puppet.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import pickle
+import socket
+import struct
+import time
+from collections.abc import Sequence
+from typing import Any, get_args
+
+from labelers.call import REASON_CHARS, Label, Malformed, cut
+from labelers.protocol import Program, Ran
+from labelers.types import (
+    Abstain,
+    AbstainKind,
+    Candidate,
+    Comparison,
+    Completion,
+    Message,
+    Preference,
+    Prompt,
+    Score,
+    Verdict,
+)  # fmt: skip
+
+HEADER = struct.Struct(">I")
+CHARS_JSON = 12  # a character beyond U+FFFF is two escapes of six
+ANSWER_BYTES = 128 + REASON_CHARS * CHARS_JSON
+"""The most that one label may take on the pipe."""
+KINDS = get_args(AbstainKind)
+PREFERENCES = get_args(Preference)
+_json = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), check_circular=False).encode
+
+
+class Closed(Exception):
+    """The other end is gone."""
+
+
+class Misbehaved(Exception):
+    """What the worker sent is not what a worker sends."""
+
+
+class Channel:
+    """Frames (length, body) over a socket, each with a deadline."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self.end = end
+
+    def send(self, body: bytes, deadline: float) -> None:
+        """Raises: TimeoutError; Closed."""
+        self.end.settimeout(_left(deadline))
+        try:
+            self.end.sendall(HEADER.pack(len(body)) + body)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise Closed from error
+
+    def receive(self, limit: int, deadline: float) -> bytes:
+        """The next frame. Raises: TimeoutError; Closed; Misbehaved when it is longer than `limit`."""
+        (length,) = HEADER.unpack(self._exactly(HEADER.size, deadline))
+        if length > limit:
+            raise Misbehaved(f"it answered with {length} bytes")
+        return self._exactly(length, deadline)
+
+    def require_silence(self) -> None:
+        """Raises: Misbehaved when there is something to read though nothing was asked."""
+        self.end.settimeout(0)
+        try:
+            said = self.end.recv(1)
+        except BlockingIOError:
+            return
+        except ConnectionResetError:
+            said = b""
+        raise Misbehaved("it answered what it was not asked") if said else Closed
+
+    def _exactly(self, size: int, deadline: float) -> bytes:
+        parts, missing = [], size
+        while missing:
+            self.end.settimeout(_left(deadline))
+            try:
+                part = self.end.recv(min(missing, 1 << 20))
+            except ConnectionResetError as error:
+                raise Closed from error
+            if not part:
+                raise Closed
+            parts.append(part)
+            missing -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+def pack_question(nonce: str, batch: Sequence[Candidate] | Sequence[Comparison]) -> bytes:
+    """A batch for the worker; each prompt is sent once."""
+    prompts: dict[int, int] = {}
+    sent: list[Any] = []
+    rows: list[Any] = []
+    for item in batch:
+        prompt = item.prompt
+        number = prompts.get(id(prompt))
+        if number is None:
+            number = prompts[id(prompt)] = len(sent)
+            messages = [(m.role, m.content) for m in prompt.messages]
+            sent.append((prompt.id, messages, prompt.target, dict(prompt.metadata)))
+        if isinstance(item, Candidate):
+            rows.append((number, _fields(item.completion)))
+        else:
+            rows.append((number, _fields(item.a), _fields(item.b)))
+    return pickle.dumps((nonce, sent, rows), pickle.HIGHEST_PROTOCOL)
+
+
+def _fields(c: Completion) -> tuple[Any, ...]:
+    return (c.id, c.prompt_id, c.text, c.finish_reason, c.source, c.n_tokens)
+
+
+def read_question(body: bytes) -> tuple[str, list[Candidate] | list[Comparison]]:
+    """What `pack_question` packed."""
+    nonce, sent, rows = pickle.loads(body)
+    prompts = [
+        Prompt(identity, tuple(Message(*message) for message in messages), target, metadata)
+        for identity, messages, target, metadata in sent
+    ]
+    if rows and len(rows[0]) == 3:
+        return nonce, [Comparison(prompts[n], Completion(*a), Completion(*b)) for n, a, b in rows]
+    return nonce, [Candidate(prompts[n], Completion(*fields)) for n, fields in rows]
+
+
+def pack_answers(nonce: str, answers: Sequence[Label | Malformed]) -> bytes:
+    """The worker's reply: each label with its number."""
+    return _json(["answers", nonce, [_row(number, each) for number, each in enumerate(answers)]]).encode("ascii")
+
+
+def _row(number: int, answer: Label | Malformed) -> list[Any]:
+    reason = answer.reason if len(answer.reason) <= REASON_CHARS else cut(answer.reason)
+    match answer:
+        case Score(value):
+            return [number, "score", float(value), reason]
+        case Verdict(prefers):
+            return [number, "verdict", prefers, reason]
+        case Abstain(kind):
+            return [number, "abstain", kind, reason]
+        case Malformed():
+            return [number, "malformed", None, reason]
+
+
+def read_message(body: bytes) -> list[Any]:
+    """A frame of the worker: a list that begins with its kind. Raises: Misbehaved."""
+    try:
+        message = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Misbehaved(f"its answer is no JSON ({type(error).__name__})") from error
+    if not isinstance(message, list) or not message or not isinstance(message[0], str):
+        raise Misbehaved("its answer is not in the form of an answer")
+    return message
+
+
+def read_answers(message: list[Any], nonce: str, count: int, pairwise: bool) -> list[Label | Malformed]:
+    """The labels in an "answers" message. Raises: Misbehaved, unless they are those that were asked for, in order."""
+    match message:
+        case ["answers", str(said), list(rows)] if said == nonce and len(rows) == count:
+            return [_label(row, number, pairwise) for number, row in enumerate(rows)]
+    raise Misbehaved("it answered another question than the one asked")
+
+
+def _label(row: Any, number: int, pairwise: bool) -> Label | Malformed:
+    match row:
+        case [int(n), "score", float(value), str(reason)] if n == number and not pairwise and math.isfinite(value):
+            return Score(value, reason[:REASON_CHARS])
+        case [int(n), "verdict", str(prefers), str(reason)] if n == number and pairwise and prefers in PREFERENCES:
+            return Verdict(prefers, reason[:REASON_CHARS])  # type: ignore[arg-type]
+        case [int(n), "abstain", str(kind), str(reason)] if n == number and kind in KINDS:
+            return Abstain(kind, reason[:REASON_CHARS])  # type: ignore[arg-type]
+        case [int(n), "malformed", None, str(reason)] if n == number:
+            return Malformed(reason[:REASON_CHARS])
+    raise Misbehaved("its answer is no label")
+
+
+def pack_message(*parts: Any) -> bytes:
+    """A message of the worker that is no label: a tool's arguments, or what went wrong."""
+    return _json(list(parts)).encode("ascii")
+
+
+def plain_chats(chats: Sequence[Sequence[Message]]) -> list[list[tuple[str, str]]]:
+    """Chats as JSON values."""
+    return [[(message.role, message.content) for message in chat] for chat in chats]
+
+
+def plain_program(program: Program) -> dict[str, Any]:
+    """A program as JSON values."""
+    return {
+        "argv": list(program.argv),
+        "files": {name: _text(content) for name, content in program.files.items()},
+        "stdin": _text(program.stdin),
+        "timeout_s": program.timeout_s,
+        "memory_mb": program.memory_mb,
+        "max_output": program.max_output,
+    }
+
+
+def read_tool(message: list[Any]) -> tuple[str, tuple[Any, ...]]:
+    """The tool that the worker asks for and its arguments. Raises: Misbehaved."""
+    try:
+        match message:
+            case ["generate", str(), list(chats), str(schema)]:
+                return "generate", (_chats(chats), schema)
+            case ["rewards", str(), list(chats)]:
+                return "rewards", (_chats(chats),)
+            case ["run_program", str(), dict(fields)]:
+                return "run_program", (_program(fields),)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise Misbehaved(f"it asked for {message[0]} in a wrong form ({error})") from error
+    raise Misbehaved(f"it asked for {message[0]!r:.40}, which is no tool")
+
+
+def _chats(chats: list[Any]) -> list[tuple[Message, ...]]:
+    """Raises: TypeError, ValueError."""
+    return [tuple(Message(role, content) for role, content in chat) for chat in chats]
+
+
+def _program(fields: dict[str, Any]) -> Program:
+    """Raises: TypeError, ValueError, KeyError, AttributeError."""
+    numbers = (float(fields["timeout_s"]), int(fields["memory_mb"]), int(fields["max_output"]))
+    argv = tuple(fields["argv"])
+    if not argv or not all(isinstance(word, str) for word in argv):
+        raise TypeError("argv is not a list of texts")
+    if not all(math.isfinite(n) and n > 0 for n in numbers):
+        raise ValueError("a limit is not above 0")
+    return Program(
+        argv, {str(n): _bytes(c) for n, c in fields["files"].items()}, _bytes(fields["stdin"]), *numbers
+    )  # fmt: skip
+
+
+def pack_result(value: Any) -> bytes:
+    """A tool's result for the worker."""
+    if isinstance(value, Ran):
+        value = ("ran", (value.ended, value.exit_code, value.stdout, value.stderr, value.seconds))
+    return pickle.dumps(("value", value), pickle.HIGHEST_PROTOCOL)
+
+
+def pack_refusal(reason: str) -> bytes:
+    """Says to the worker that the tool failed."""
+    return pickle.dumps(("failed", reason), pickle.HIGHEST_PROTOCOL)
+
+
+def read_result(body: bytes) -> Any:
+    """What the tool gave. Raises: RuntimeError when it failed."""
+    kind, value = pickle.loads(body)
+    if kind == "failed":
+        raise RuntimeError(value)
+    return Ran(*value[1]) if isinstance(value, tuple) and value[0] == "ran" else value
+
+
+def _text(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
+
+
+def _bytes(content: str) -> bytes:
+    return base64.b64decode(content, validate=True)

@@ -115,7 +115,7 @@ def test_what_is_imported_is_declared(package: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
     declared = {re.split(r"[^A-Za-z0-9._-]", line)[0].replace("-", "_").lower() for line in lines}
-    provided = {"yaml": "pyyaml", "vllm": "vllm"}
+    provided = {"yaml": "pyyaml", "vllm": "vllm", "markdown_it": "markdown_it_py"}
     undeclared = [each for each in third_party(package) if provided.get(each.module, each.module) not in declared]
     assert undeclared == []
 

@@ -125,7 +125,7 @@ def test_a_wrong_shape_says_which_part(tmp_path: Path, old: str, new: str, said:
         ("compiles", {"max_chars": 1.5}, "expected a whole number"),
         ("compiles", {"max_chars": True}, "which is true or false; expected a whole number"),
         ("compiles", {"max_chars": 0}, "hint: at least 1"),
-        ("parses", {"format": "yaml"}, "expected one of 'json'"),
+        ("parses", {"format": "yml"}, "did you mean .yaml."),
         ("parses", {"allow_nan": 1}, "expected true or false"),
         ("format", {"constraints": "no comma"}, "expected a list, each a table"),
         ("format", {"constraints": [{"id": "punctuation:no_coma"}]}, "did you mean 'punctuation:no_comma'"),

@@ -41,10 +41,12 @@ ENTRY_POINT_GROUP = "labelers"
 BUILTIN: Mapping[str, str] = {
     "compiles": "labelers.compiles:Compiles",
     "format": "labelers.format:Format",
+    "implicit_reward": "labelers.implicit_reward:ImplicitReward",
     "json_schema": "labelers.json_schema:JsonSchema",
     "judge": "labelers.judge:Judge",
     "parses": "labelers.parses:Parses",
     "regression": "labelers.regression:Regression",
+    "reward_model": "labelers.reward_model:RewardModel",
 }
 
 

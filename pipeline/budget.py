@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.engines import Generation, Request, Usage
+from pipeline.engines import Generation, Request, Sampling, Usage
 from pipeline.errors import BudgetSpent
 
 LEDGER = "judge-usage.jsonl"
@@ -42,6 +42,31 @@ class Budget:
     def __post_init__(self) -> None:
         if self.tokens < 0 or self.requests < 0:
             raise ValueError("a budget is not negative; hint: 0 is no limit")
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a labeler's questions to a model are asked.
+
+    Args:
+        max_tokens: tokens of a reply at most.
+        votes: extra answers in each order to a contested comparison (pipeline/votes.py).
+        ledger: the file in which requests are counted; None counts nothing.
+    """
+
+    max_tokens: int = 512
+    votes: int = 0
+    budget: Budget = field(default_factory=Budget)
+    ledger: Path | None = None
+
+    @property
+    def sampling(self) -> Sampling:
+        """Greedy: the same question gets the same answer."""
+        return Sampling(n=1, temperature=0.0, max_tokens=self.max_tokens, logprobs=False)
+
+    def meter(self, labeler: str) -> Meter | None:
+        """What counts the requests of `labeler`; None where there is no ledger."""
+        return Meter(labeler, self.ledger, self.budget) if self.ledger else None
 
 
 @dataclass

@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from labelers.discovery import LabelerSpec
-from labelers.protocol import PairwiseLabeler
+from labelers.sandbox import Limits, Worker, opened
 from labelers.types import Abstain, Candidate, Comparison, Completion, Needs, Prompt, Verdict, content_id
-from pipeline import call
+from pipeline.budget import Asking
 from pipeline.engines import Engine, EngineSpec
-from pipeline.label import Tools, Where, candidates, lent_tools, require_enough
+from pipeline.label import Where, asked, candidates, lent_tools, require_enough
 from pipeline.prompts import family_of, prompts_of
 from pipeline.schema import COMPARISONS, COMPLETIONS, PROMPTS
 from pipeline.shards import Counts
@@ -41,6 +41,8 @@ class Compare:
     match_ups: int = 4
     n_sources: int = 1
     engine: EngineSpec | None = None
+    asking: Asking = Asking()
+    limits: Limits = Limits()
 
     version: ClassVar[str] = "1"
     writes: ClassVar[pa.Schema] = COMPARISONS
@@ -57,34 +59,30 @@ class Compare:
 
     @contextmanager
     def open(self, engine: Engine | None = None) -> Iterator[Transform]:
-        """The transform, with the labeler built once."""
-        labeler = self.labeler.build()
-        assert isinstance(labeler, PairwiseLabeler)
-        with lent_tools(self.name, engine) as ctx:
-            yield lambda prompts, *sources: self._compare(labeler, ctx, prompts_of(prompts), pa.concat_tables(sources))
+        """The transform, with the labeler in its own confined process."""
+        with lent_tools(self.name, engine, self.asking) as ctx, opened(self.labeler, ctx, self.limits) as worker:
+            yield lambda prompts, *sources: self._compare(worker, prompts_of(prompts), pa.concat_tables(sources))
 
-    def _compare(self, labeler: PairwiseLabeler, ctx: Tools, prompts: dict[str, Prompt], completions: pa.Table) -> Made:
+    def _compare(self, worker: Worker, prompts: dict[str, Prompt], completions: pa.Table) -> Made:
         groups = groups_of(candidates(prompts, completions, self.where))
         questions = [question for group in groups for question in match_ups(group, self.match_ups)]
-        asked = questions if labeler.symmetric else [*questions, *(q.swap() for q in questions)]
-        answers = call.compare(labeler, asked, ctx)
+        both = questions if worker.symmetric else [*questions, *(q.swap() for q in questions)]
+        answers = asked(worker.compare, both)
         forward = answers[: len(questions)]
-        backward = forward if labeler.symmetric else [unswapped(answer) for answer in answers[len(questions) :]]
+        backward = forward if worker.symmetric else [unswapped(answer) for answer in answers[len(questions) :]]
         merged = [merge(f, b) for f, b in zip(forward, backward, strict=True)]
         require_enough(self.name, merged, self.max_abstained)
-        rows = [self._row(labeler, *row) for row in zip(questions, forward, backward, merged, strict=True)]
+        rows = [self._row(worker.version, *row) for row in zip(questions, forward, backward, merged, strict=True)]
         return Made(pa.Table.from_pylist(rows, COMPARISONS), _counts(questions, forward, backward, merged))
 
-    def _row(
-        self, labeler: PairwiseLabeler, q: Comparison, forward: Outcome, backward: Outcome, merged: Outcome
-    ) -> Any:
+    def _row(self, version: str, q: Comparison, forward: Outcome, backward: Outcome, merged: Outcome) -> Any:
         return {
-            "comparison_id": content_id(self.name, labeler.version, q.a.id, q.b.id),
+            "comparison_id": content_id(self.name, version, q.a.id, q.b.id),
             "prompt_id": q.prompt.id,
             "a_id": q.a.id,
             "b_id": q.b.id,
             "labeler": self.name,
-            "labeler_version": labeler.version,
+            "labeler_version": version,
             "reason": merged.reason.encode("utf-8", "replace").decode(),
             "prefers": _prefers(merged),
             "prefers_forward": _prefers(forward),

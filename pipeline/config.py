@@ -15,9 +15,11 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from labelers.discovery import LabelerError, LabelerSpec
+from pipeline.budget import Budget
 from pipeline.engines import Sampling
 from pipeline.engines.http import Http
 from pipeline.engines.replay import Replay
+from pipeline.engines.rewards import ImplicitReward, RewardModel
 from pipeline.engines.vllm import Vllm
 from pipeline.errors import ConfigError
 from pipeline.label import Where
@@ -27,6 +29,8 @@ from pipeline.prompts import Fields, Prompts
 QUICK_START = Path(__file__).resolve().parent.parent / "examples" / "quickstart.toml"
 
 EngineSettings = Annotated[Vllm | Http | Replay, Field(discriminator="use")]
+LabelerEngine = Annotated[Vllm | Http | Replay | RewardModel | ImplicitReward, Field(discriminator="use")]
+REWARDING = ("reward_model", "implicit_reward")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +64,11 @@ class LabelerEntry:
         pass_at: scores of at least this much pass; None takes the labeler's own.
         max_abstained: the share of a shard's labels that may be abstentions before the run stops.
         match_ups: for pairwise labelers: comparisons per prompt, each in both orders.
-        engine: the model that a judge asks.
+        engine: the model that a judge asks: vllm, http or replay; or, for labelers that ask for rewards, reward_model or
+            implicit_reward.
+        reply_tokens: tokens of a judge's reply at most; models that think first need more.
+        votes: for judges: extra answers in each order, drawn at temperature 1, where the two orders disagree; 0 makes each such
+            comparison a tie at once. 2 suffice to mend most slips (docs/log.md).
     """
 
     use: str
@@ -71,7 +79,9 @@ class LabelerEntry:
     pass_at: float | None = None
     max_abstained: float = 0.5
     match_ups: int = 4
-    engine: EngineSettings | None = None
+    engine: LabelerEngine | None = None
+    reply_tokens: int = 512
+    votes: int = 0
 
     @property
     def spec(self) -> LabelerSpec:
@@ -113,6 +123,7 @@ class Config:
         labelers: what judges them.
         pairs: how judged groups become pairs.
         dataset: what is published.
+        budget: what the judges may cost.
         seed: every completion's seed is derived from it and the prompt.
         parent: the run whose policy this run samples from, for the lineage.
     """
@@ -123,11 +134,15 @@ class Config:
     labelers: tuple[LabelerEntry, ...]
     pairs: Pairs = field(default_factory=Pairs)
     dataset: Published = field(default_factory=Published)
+    budget: Budget = field(default_factory=Budget)
     seed: int = 0
     parent: str | None = None
 
 
-for _section in (Config, Source, LabelerEntry, Published, Prompts, Fields, Pairs, Vllm, Http, Replay):
+for _section in (
+    *(Config, Source, LabelerEntry, Published, Prompts, Fields, Pairs, Budget),
+    *(Vllm, Http, Replay, RewardModel, ImplicitReward),
+):
     setattr(_section, "__pydantic_config__", {"extra": "forbid"})  # noqa: B010  an unknown key is an error
 
 
@@ -205,11 +220,17 @@ def _anchored(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     for table in (*_tables(data, "sources"), *_tables(data, "labelers")):
         engine = table.get("engine")
         if isinstance(engine, dict):
-            engine.update({k: _beside(engine[k], folder) for k in ("model", "path", "chat_template") if k in engine})
+            engine.update({k: _beside(engine[k], folder) for k in ENGINE_PATHS if k in engine})
+        options = table.get("options")
+        if isinstance(options, dict) and "{{" not in str(options.get("template", "{{")):
+            options["template"] = _beside(options["template"], folder)
         if isinstance(table.get("use"), str) and ".py:" in table["use"]:
             file, _, name = table["use"].rpartition(":")
             table["use"] = f"{_beside(file, folder)}:{name}"
     return data
+
+
+ENGINE_PATHS = ("model", "path", "chat_template", "policy", "reference")
 
 
 def _tables(data: Mapping[str, Any], key: str) -> Iterator[dict[str, Any]]:
@@ -281,14 +302,18 @@ def _check(config: Config, path: Path) -> None:
 
 def _check_labeler(entry: LabelerEntry, where: str) -> None:
     try:
-        needs = entry.spec.build().needs
+        labeler = entry.spec.build()
     except LabelerError as error:
         raise ConfigError(f"{where}: {error}") from error
-    if needs.engine and entry.engine is None:
-        raise ConfigError(
-            f'{where}: {entry.use} asks a model; hint: engine = {{ use = "http", base_url = ..., model = ... }}'
-        )
+    wants_rewards = getattr(labeler, "asks", "") == "rewards"
+    example = 'use = "reward_model", model = ...' if wants_rewards else 'use = "http", base_url = ..., model = ...'
+    if labeler.needs.engine and entry.engine is None:
+        raise ConfigError(f"{where}: {entry.use} asks a model; hint: engine = {{ {example} }}")
+    if entry.votes < 0 or entry.reply_tokens < 1:
+        raise ConfigError(f"{where}: votes is 0 or more, and reply_tokens is 1 or more")
     if entry.engine is not None:
+        if hasattr(labeler, "asks") and wants_rewards != (entry.engine.use in REWARDING):
+            raise ConfigError(f"{where}: {entry.use} cannot ask {entry.engine.use}; hint: engine = {{ {example} }}")
         entry.engine.check()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from labelers.discovery import LabelerSpec
-from labelers.protocol import PointwiseLabeler, Program, Ran
+from labelers.errors import WrongAnswers
+from labelers.protocol import Program, Ran
+from labelers.sandbox import Limits, Worker, opened
 from labelers.types import Abstain, Candidate, Completion, Message, Needs, Prompt, Score
-from pipeline import call
-from pipeline.budget import Meter
+from pipeline.budget import Asking, Meter
 from pipeline.engines import Engine, EngineSpec, Generation, Request, RewardEngine, Sampling
 from pipeline.errors import BrokenLabeler
 from pipeline.prompts import family_of, prompts_of
@@ -26,8 +27,6 @@ from pipeline.work import Made, Transform
 
 BATCH_SIZE = 256
 TOO_FEW_TO_TELL = 10
-JUDGING = Sampling(n=1, temperature=0.0, max_tokens=512, logprobs=False)
-"""How a labeler's questions are answered unless the config says otherwise."""
 
 Where = tuple[tuple[str, tuple[str, ...]], ...]
 """Which prompts: metadata key -> the values that are meant."""
@@ -50,6 +49,8 @@ class Label:
     max_abstained: float = 0.5
     pass_at: float | None = None
     engine: EngineSpec | None = None
+    asking: Asking = Asking()
+    limits: Limits = Limits()
 
     version: ClassVar[str] = "1"
     reads: ClassVar[tuple[pa.Schema, ...]] = (PROMPTS, COMPLETIONS)
@@ -62,22 +63,18 @@ class Label:
 
     @contextmanager
     def open(self, engine: Engine | None = None) -> Iterator[Transform]:
-        """The transform, with the labeler built once."""
-        labeler = self.labeler.build()
-        assert isinstance(labeler, PointwiseLabeler)
-        with lent_tools(self.name, engine) as ctx:
-            yield lambda prompts, completions: self._label(labeler, ctx, prompts_of(prompts), completions)
+        """The transform, with the labeler in its own confined process."""
+        with lent_tools(self.name, engine, self.asking) as ctx, opened(self.labeler, ctx, self.limits) as worker:
+            yield lambda prompts, completions: self._label(worker, prompts_of(prompts), completions)
 
-    def _label(self, labeler: PointwiseLabeler, ctx: Tools, prompts: dict[str, Prompt], completions: pa.Table) -> Made:
+    def _label(self, worker: Worker, prompts: dict[str, Prompt], completions: pa.Table) -> Made:
         batch = candidates(prompts, completions, self.where)
         labels = [
-            label
-            for i in range(0, len(batch), BATCH_SIZE)
-            for label in call.score(labeler, batch[i : i + BATCH_SIZE], ctx)
+            label for i in range(0, len(batch), BATCH_SIZE) for label in asked(worker.score, batch[i : i + BATCH_SIZE])
         ]
         require_enough(self.name, labels, self.max_abstained)
         table = pa.Table.from_pylist(
-            [_row(c, label, self.name, labeler.version) for c, label in zip(batch, labels, strict=True)], LABELS
+            [_row(c, label, self.name, worker.version) for c, label in zip(batch, labels, strict=True)], LABELS
         )
         return Made(table, _counts(batch, labels, self.pass_at))
 
@@ -88,7 +85,7 @@ class Tools:
 
     scratch: Path
     engine: Engine | None = None
-    sampling: Sampling = JUDGING
+    sampling: Sampling = Asking().sampling
     seed: int = 0
     meter: Meter | None = None
 
@@ -128,11 +125,19 @@ class Tools:
         raise BrokenLabeler("no launcher is lent here yet")
 
 
+def asked(ask: Callable[..., list[Any]], *question: Any) -> list[Any]:
+    """What a worker answers. Raises: BrokenLabeler where nearly no answer is a label."""
+    try:
+        return ask(*question)
+    except WrongAnswers as error:
+        raise BrokenLabeler(str(error)) from error
+
+
 @contextmanager
-def lent_tools(name: str, engine: Engine | None) -> Iterator[Tools]:
+def lent_tools(name: str, engine: Engine | None, asking: Asking) -> Iterator[Tools]:
     """The tools of one labeler while its stage is open; its scratch folder goes with them."""
     with tempfile.TemporaryDirectory(prefix=f"{name}-") as scratch:
-        yield Tools(Path(scratch), engine)
+        yield Tools(Path(scratch), engine, asking.sampling, meter=asking.meter(name))
 
 
 def _reply(answer: Generation) -> str | None:

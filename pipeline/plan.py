@@ -9,6 +9,7 @@ from typing import Any
 
 from labelers.protocol import PairwiseLabeler
 from labelers.types import content_id
+from pipeline.budget import LEDGER, Asking
 from pipeline.compare import Compare
 from pipeline.config import Config, LabelerEntry, Source
 from pipeline.label import Label
@@ -72,9 +73,9 @@ def make_plan(config: Config, run: Path) -> Plan:
     comparisons: list[Step] = []
     for entry in config.labelers:
         if isinstance(entry.spec.build(), PairwiseLabeler):
-            comparisons.append(_compare(entry, samples, run))
+            comparisons.append(_compare(entry, _asking(config, entry, run), samples, run))
         else:
-            labels += [_label(entry, sample, run) for sample in samples]
+            labels += [_label(entry, _asking(config, entry, run), sample, run) for sample in samples]
     return Plan((*samples, *labels, *comparisons, _pair(config, samples, labels, comparisons, run)))
 
 
@@ -83,16 +84,28 @@ def _sample(source: Source, seed: int, run: Path) -> Step:
     return _step("completions", source.name, stage, stage.identity(), (), run)
 
 
-def _label(entry: LabelerEntry, sample: Step, run: Path) -> Step:
-    stage = Label(entry.spec, entry.label, entry.selection, entry.max_abstained, _pass_at(entry), entry.engine)
+def _asking(config: Config, entry: LabelerEntry, run: Path) -> Asking:
+    ledger = run / LEDGER if entry.engine else None
+    return Asking(entry.reply_tokens, entry.votes, config.budget, ledger)
+
+
+def _label(entry: LabelerEntry, asking: Asking, sample: Step, run: Path) -> Step:
+    stage = Label(entry.spec, entry.label, entry.selection, entry.max_abstained, _pass_at(entry), entry.engine, asking)
     return _step("labels", entry.label, stage, {**_judging(entry), "pass_at": stage.pass_at}, (sample.folder,), run)
 
 
-def _compare(entry: LabelerEntry, samples: Sequence[Step], run: Path) -> Step:
+def _compare(entry: LabelerEntry, asking: Asking, samples: Sequence[Step], run: Path) -> Step:
     stage = Compare(
-        entry.spec, entry.label, entry.selection, entry.max_abstained, entry.match_ups, len(samples), entry.engine
+        entry.spec,
+        entry.label,
+        entry.selection,
+        entry.max_abstained,
+        entry.match_ups,
+        len(samples),
+        entry.engine,
+        asking,
     )
-    identity = {**_judging(entry), "match_ups": entry.match_ups}
+    identity = {**_judging(entry), "match_ups": entry.match_ups, "votes": entry.votes}
     return _step("comparisons", entry.label, stage, identity, tuple(s.folder for s in samples), run)
 
 
@@ -115,7 +128,8 @@ def _step(kind: str, name: str, stage: Stage, identity: Any, inputs: tuple[Path,
 
 def _judging(entry: LabelerEntry) -> dict[str, Any]:
     engine = entry.engine.identity() if entry.engine else None
-    return {"labeler": entry.spec.fingerprint(), "where": entry.selection, "name": entry.label, "engine": engine}
+    asked = {"engine": engine, "reply_tokens": entry.reply_tokens} if engine else {}
+    return {"labeler": entry.spec.fingerprint(), "where": entry.selection, "name": entry.label, **asked}
 
 
 def _pass_at(entry: LabelerEntry) -> float | None:

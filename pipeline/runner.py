@@ -10,12 +10,12 @@ from pathlib import Path
 
 from labelers.errors import LabelerError
 from pipeline.engines import EngineSpec
-from pipeline.errors import BrokenLabeler, ConfigError, EngineFailed, EnvironmentLacks
+from pipeline.errors import BrokenLabeler, BudgetSpent, ConfigError, EngineFailed, EnvironmentLacks
 from pipeline.executors import Executor, WorkerDied
 from pipeline.shards import Receipt
 from pipeline.work import Work, finished
 
-FATAL = (BrokenLabeler, LabelerError, EngineFailed, ConfigError, EnvironmentLacks)
+FATAL = (BrokenLabeler, BudgetSpent, LabelerError, EngineFailed, ConfigError, EnvironmentLacks)
 """What makes every other shard fail as well, or its labels worthless: the run stops."""
 
 ATTEMPTS = 3

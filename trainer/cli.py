@@ -66,15 +66,15 @@ def parse(argv: Sequence[str]) -> tuple[str, Any]:
         raise UsageError(str(error)) from error
 
 
-def load_command(name: str) -> Callable[[Any], dict[str, Any]]:
+def load_command(name: str) -> Callable[[Any], dict[str, Any] | None]:
     """The function behind a command; only now are torch and transformers imported."""
     module, function = COMMANDS[name][1].split(":")
-    run: Callable[[Any], dict[str, Any]] = getattr(importlib.import_module(module), function)
+    run: Callable[[Any], dict[str, Any] | None] = getattr(importlib.import_module(module), function)
     return run
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs one command; its result is one JSON line on stdout, talk goes to stderr. Returns the exit code."""
+    """Runs one command; its result, where it has one, is one JSON line on stdout; talk goes to stderr. Returns the exit code."""
     try:
         name, options = parse(argv)
         result = load_command(name)(options)
@@ -84,6 +84,6 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("trainer: interrupted; hint: the same command goes on from the newest checkpoint", file=sys.stderr)
         return INTERRUPTED
-    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes the first one reports
+    if result is not None and os.environ.get("RANK", "0") == "0":  # of torchrun's processes the first one reports
         print(json.dumps(result), flush=True)
     return DONE

@@ -161,10 +161,50 @@ class LogpsOptions(ModelOptions):
     """Log-probabilities of a dataset's pairs under a model, as a Parquet side file (pair_id, logp_chosen, logp_rejected)."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RewardsOptions:
+    """A number for each conversation: reads one a line (a JSON list of {role, content}) and writes one a line, in order.
+
+    With --model, of a reward model (a sequence classifier with one output). With --policy and --reference, the implicit
+    reward beta * (log pi - log pi_ref) of the last message. `null` where the conversation is too long, or the chat template
+    refuses it. A blank line asks for the answers to all lines before it; so does the end of the input.
+    """
+
+    model: str = option("a reward model: a local Hugging Face folder, or a Hub name", "")
+    policy: str = option("in place of --model: the trained policy", "")
+    reference: str = option("the model that the policy started from", "")
+    beta: float = option("the beta that the policy was trained with (field-notes, Training: 0.1)", 0.1)
+    per_token: bool = option("divide the implicit reward by the completion's tokens", False)
+    device: Literal["auto", "cpu", "cuda"] = option("where to compute; auto = cuda when there is one", "auto")
+    dtype: Dtype = option("the weights' type; auto = bfloat16 on cuda, float32 on cpu", "auto")
+    attention: str = option("transformers' attention; auto = eager for bfloat16 on cpu, else sdpa", "auto")
+    max_length: int = option("tokens of a conversation; longer ones get null; 0 = what the model takes (own)", 0)
+    micro_batch_tokens: int = option(
+        "token budget of one forward pass, padding included; 0 = 1024 on cpu, 16384 on cuda (own)", 0
+    )
+    head_mib: int = option("memory for float32 logits; above it they are computed in pieces (own)", 256)
+
+    def __post_init__(self) -> None:
+        if bool(self.model) == bool(self.policy) or bool(self.policy) != bool(self.reference):
+            raise ValueError("which model? hint: --model, or --policy and --reference")
+        if not self.beta > 0:
+            raise ValueError(f"beta is {self.beta}; hint: above 0")
+        if self.max_length < 0 or self.micro_batch_tokens < 0 or self.head_mib < 1:
+            raise ValueError("max_length and micro_batch_tokens cannot be negative, and head_mib is at least 1")
+
+    def of(self, source: str) -> ModelOptions:
+        """The options under which one of the models is loaded."""
+        return ModelOptions(
+            data=(), model=source, out="", device=self.device, dtype=self.dtype, attention=self.attention,
+            micro_batch_tokens=self.micro_batch_tokens, head_mib=self.head_mib,
+        )  # fmt: skip
+
+
 COMMANDS: dict[str, tuple[type, str]] = {
     "dpo": (DpoOptions, "trainer.dpo:run"),
     "sft": (SftOptions, "trainer.sft:run"),
     "logps": (LogpsOptions, "trainer.dpo:run_logps"),
+    "rewards": (RewardsOptions, "trainer.rewards:run"),
 }
 
 

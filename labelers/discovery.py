@@ -44,9 +44,13 @@ BUILTIN: Mapping[str, str] = {
     "implicit_reward": "labelers.implicit_reward:ImplicitReward",
     "json_schema": "labelers.json_schema:JsonSchema",
     "judge": "labelers.judge:Judge",
+    "length": "labelers.length:Length",
+    "math": "labelers.math_answer:Math",
     "parses": "labelers.parses:Parses",
     "regression": "labelers.regression:Regression",
+    "repetition": "labelers.repetition:Repetition",
     "reward_model": "labelers.reward_model:RewardModel",
+    "rubric": "labelers.rubric:Rubric",
 }
 
 

@@ -56,12 +56,17 @@ def answers(labeler: Any, batch: Sequence[Any], ctx: Context) -> list[Label | Ma
     """
     pairwise = hasattr(labeler, "compare")
     ask, kinds = (labeler.compare, (Verdict, Abstain)) if pairwise else (labeler.score, (Score, Abstain))
-    return _answers(lambda part: ask(part, ctx), batch, kinds)
+    try:
+        return _answers(lambda part: ask(part, ctx), batch, kinds)
+    except _Entangled as error:
+        return [Malformed(cut(str(error)))] * len(batch)
 
 
-def _answers(
-    ask: Callable[[Sequence[Any]], Any], batch: Sequence[Any], kinds: tuple[type, ...]
-) -> list[Label | Malformed]:
+class _Entangled(Exception):
+    """Each item alone is answered, and together they are not: the answers depend on neighbours and are of no use."""
+
+
+def _answers(ask: Callable[[Sequence[Any]], Any], batch: Sequence[Any], kinds: Any) -> list[Label | Malformed]:
     if not batch:
         return []
     try:
@@ -72,22 +77,31 @@ def _answers(
     except (Exception, SystemExit) as error:  # a labeler is somebody else's code: anything may come out
         if len(batch) == 1:
             return [Abstain("crashed", described(error))]
-        wrong = "it raised"
+        return _halves(ask, batch, kinds)
     if not wrong:
         return list(found)
     if len(batch) == 1:
         return [Malformed(cut(wrong))]
+    try:
+        answers = _halves(ask, batch, kinds)
+    except _Entangled as error:
+        raise _Entangled(wrong) from error
+    if not any(isinstance(answer, Malformed) for answer in answers):
+        raise _Entangled(wrong)
+    return answers
+
+
+def _halves(ask: Callable[[Sequence[Any]], Any], batch: Sequence[Any], kinds: Any) -> list[Label | Malformed]:
     middle = len(batch) // 2
     return [answer for half in (batch[:middle], batch[middle:]) for answer in _answers(ask, half, kinds)]
 
 
-def _wrong(found: Any, batch: Sequence[Any], kinds: tuple[type, ...]) -> str:
+def _wrong(found: Any, batch: Sequence[Any], kinds: Any) -> str:
     """Why this is not one label an item; empty when it is."""
     if not isinstance(found, Sequence) or isinstance(found, str):
         return f"gave {found!r:.80}; hint: return a list with one label an item"
     if len(found) != len(batch):
         return f"gave {len(found)} labels for {len(batch)} items; hint: return one label an item, in the same order"
-    answer: Any
     for answer in found:
         if not isinstance(answer, kinds):
             options = f"{kinds[0].__name__}(...) or Abstain(kind, reason)"

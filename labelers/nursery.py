@@ -113,6 +113,7 @@ def _facts(labeler: Labeler, answered: bool, policy: confine.Policy) -> dict[str
         "version": labeler.version,
         "needs": asdict(labeler.needs),
         "pairwise": hasattr(labeler, "compare"),
+        "symmetric": bool(getattr(labeler, "symmetric", False)),
         "place": call.place(labeler),
         "has_answered": answered,
         "uses_scratch": policy.scratch is not None,
@@ -126,10 +127,9 @@ def _rehearse(labeler: Labeler, order: Order) -> tuple[bool, confine.Policy]:
     time.localtime()
     tools, answered = _Rehearsal(order.scratch), False
     if order.warm:
-        for item in _examples(labeler):
-            with contextlib.suppress(Exception, SystemExit):  # what is wrong with it is for `check` to say
-                answers = call.answers(labeler, [item], tools)
-                answered |= not isinstance(answers[0], call.Malformed)
+        with contextlib.suppress(Exception):  # what is wrong with it is for `check` to say
+            answers = call.answers(labeler, _examples(labeler), tools)
+            answered = any(not isinstance(answer, call.Malformed) for answer in answers)
     memory = int(max(order.memory_gb, labeler.needs.memory_gb) * 1e9)
     scratch = order.scratch if tools.used else None
     return answered, confine.Policy(memory, scratch, labeler.needs.network)

@@ -184,16 +184,18 @@ def test_a_plugin_that_does_not_load_names_file_and_line(replayed, tmp_path):
         replayed(labeler=labeler)
 
 
-def test_a_labeler_that_kills_its_process_costs_its_shard_and_no_other(replayed, tmp_path):
+def test_a_labeler_that_ends_its_process_costs_those_items_only(replayed, tmp_path):
     body = (
-        "import os, signal\n"
-        "        if any('function 0' in c.prompt.messages[0].content for c in batch): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "import os\n"
+        "        if any('function 0' in c.prompt.messages[0].content for c in batch): os._exit(3)\n"
         "        return [Score(float(len(c.completion.text))) for c in batch]"
     )
     finished = run(replayed(n_prompts=6, labeler=plugin(tmp_path, body)), tmp_path / "runs")
-    assert [p.name for p in finished.failed] == ["00000.parquet"]
-    assert "died" in str(next(iter(finished.failed.values())))
-    assert finished.rows > 0
+    assert finished.failed == {}
+    labels = [row for shard in finished.folder.glob("labels-*/*.parquet") for row in pq.read_table(shard).to_pylist()]
+    assert [row["abstain"] for row in labels].count(None) == 20
+    crashed = [row["reason"] for row in labels if row["abstain"]]
+    assert crashed == ["the labeler ended its process with exit code 3"] * 4
 
 
 def test_prompts_that_left_the_file_leave_the_next_version(replayed, tmp_path):

@@ -16,10 +16,11 @@ from labelers.sandbox import Limits, Worker, opened
 from labelers.types import Abstain, Candidate, Comparison, Completion, Needs, Prompt, Verdict, content_id
 from pipeline.budget import Asking
 from pipeline.engines import Engine, EngineSpec
-from pipeline.label import Where, asked, candidates, lent_tools, require_enough
+from pipeline.label import Tools, Where, asked, candidates, lent_tools, require_enough
 from pipeline.prompts import family_of, prompts_of
 from pipeline.schema import COMPARISONS, COMPLETIONS, PROMPTS
 from pipeline.shards import Counts
+from pipeline.votes import contested, with_votes
 from pipeline.work import Made, Transform
 
 Outcome = Verdict | Abstain
@@ -61,16 +62,20 @@ class Compare:
     def open(self, engine: Engine | None = None) -> Iterator[Transform]:
         """The transform, with the labeler in its own confined process."""
         with lent_tools(self.name, engine, self.asking) as ctx, opened(self.labeler, ctx, self.limits) as worker:
-            yield lambda prompts, *sources: self._compare(worker, prompts_of(prompts), pa.concat_tables(sources))
+            yield lambda prompts, *sources: self._compare(worker, ctx, prompts_of(prompts), pa.concat_tables(sources))
 
-    def _compare(self, worker: Worker, prompts: dict[str, Prompt], completions: pa.Table) -> Made:
+    def _compare(self, worker: Worker, ctx: Tools, prompts: dict[str, Prompt], completions: pa.Table) -> Made:
         groups = groups_of(candidates(prompts, completions, self.where))
         questions = [question for group in groups for question in match_ups(group, self.match_ups)]
         both = questions if worker.symmetric else [*questions, *(q.swap() for q in questions)]
         answers = asked(worker.compare, both)
         forward = answers[: len(questions)]
         backward = forward if worker.symmetric else [unswapped(answer) for answer in answers[len(questions) :]]
-        merged = [merge(f, b) for f, b in zip(forward, backward, strict=True)]
+        votes = self.asking.votes if self.engine and not worker.symmetric else 0
+        says = with_votes(
+            lambda again, number: asked(worker.compare, again, ctx.voting(number)), questions, forward, backward, votes
+        )
+        merged = [merge(f, b) for f, b in zip(*says, strict=True)]
         require_enough(self.name, merged, self.max_abstained)
         rows = [self._row(worker.version, *row) for row in zip(questions, forward, backward, merged, strict=True)]
         return Made(pa.Table.from_pylist(rows, COMPARISONS), _counts(questions, forward, backward, merged))
@@ -153,6 +158,7 @@ def _counts(
                 family["compared"] += 1
                 family["tied"] += prefers == "tie"
                 family["flipped"] += {_prefers(f), _prefers(b)} == {"a", "b"}
+                family["settled"] += contested(f, b) and prefers != "tie"
     return {family: dict(kinds) for family, kinds in counts.items()}
 
 

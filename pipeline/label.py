@@ -6,7 +6,7 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -119,6 +119,10 @@ class Tools:
                 'the labeler asks for rewards; hint: give it engine = { use = "reward_model", model = ... }'
             )
         return list(engine.rewards(chats)) if chats else []
+
+    def voting(self, number: int) -> Tools:
+        """The same tools, with replies drawn at temperature 1: what the vote of this number is asked with."""
+        return replace(self, sampling=replace(self.sampling, temperature=1.0), seed=number)
 
     def run_program(self, program: Program) -> Ran:
         """Runs a program on text that nobody trusts."""

@@ -8,11 +8,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.errors import BelowGate, Interrupted, PipelineError
+
+if TYPE_CHECKING:
+    from pipeline.audit import Audited
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -60,6 +63,8 @@ def run(
         print(report.closing(finished, loaded))
     if finished.failed:
         raise PipelineError(f"{len(finished.failed)} shards could not be made:\n{describe_failures(finished.failed)}")
+    if finished.audited and finished.audited.failed:
+        refuse(finished.audited, finished.folder, enforced=loaded.audit.enforce)
     if finished.rows < loaded.dataset.min_pairs:
         raise BelowGate(
             f"{finished.rows} pairs, fewer than dataset.min_pairs = {loaded.dataset.min_pairs}; "
@@ -119,6 +124,22 @@ def show(run: Run, n: Annotated[int, typer.Option(min=1, help="Pairs to show.")]
     rows = (row for file in files for row in read_rows(str(file)))
     for row in itertools.islice(rows, start, start + n):
         print(f"pair {row.values['pair_id']}\n{example(row.values)}\n")
+
+
+@app.command()
+def audit(
+    run: Run, as_json: AsJson = False,
+    ask: Annotated[bool, typer.Option("--ask", help="Put the planted questions to labelers that ask a model, too.")] = False,
+) -> None:  # fmt: skip
+    """Say whether a run's labels are to be trusted, a line for each check. Exits 1 when one fails."""
+    from pipeline import audit as checks
+    from pipeline.canaries import lent
+
+    require_run(run)
+    audited = checks.audit_run(run, lent if ask else None)
+    print(json.dumps(checks.as_json(audited)) if as_json else checks.table(audited.findings))
+    if audited.failed:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -197,6 +218,18 @@ def leave(message: str, code: int) -> None:
 def say(message: str) -> None:
     """Talk, to stderr."""
     print(message, file=sys.stderr, flush=True)
+
+
+def refuse(audited: Audited, folder: Path, *, enforced: bool) -> None:
+    """Says which checks failed. Raises AuditFailed unless the config says to publish all the same."""
+    from pipeline.audit import table
+    from pipeline.errors import AuditFailed
+
+    found = f"{len(audited.failed)} checks of the audit failed:\n{table(audited.failed)}"
+    if enforced:
+        hint = f"python -m pipeline audit {folder} shows all; docs/auditing.md says what to do"
+        raise AuditFailed(f"{found}\nnothing was published; hint: {hint}")
+    say(f"WARNING: {found}\npublished all the same, since audit.enforce = false")
 
 
 def require_run(run: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from labelers.discovery import LabelerError, LabelerSpec
+from pipeline.audit_limits import Audit
 from pipeline.budget import Budget
 from pipeline.engines import Sampling
 from pipeline.engines.http import Http
@@ -123,6 +124,7 @@ class Config:
         labelers: what judges them.
         pairs: how judged groups become pairs.
         dataset: what is published.
+        audit: when the labels are not to be trusted.
         budget: what the judges may cost.
         seed: every completion's seed is derived from it and the prompt.
         parent: the run whose policy this run samples from, for the lineage.
@@ -134,6 +136,7 @@ class Config:
     labelers: tuple[LabelerEntry, ...]
     pairs: Pairs = field(default_factory=Pairs)
     dataset: Published = field(default_factory=Published)
+    audit: Audit = field(default_factory=Audit)
     budget: Budget = field(default_factory=Budget)
     seed: int = 0
     parent: str | None = None
@@ -217,6 +220,10 @@ def _anchored(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(prompts, dict):
         path = prompts.get("path")
         prompts["path"] = [_beside(p, folder) for p in path] if isinstance(path, list) else _beside(path, folder)
+    audit = data.get("audit")
+    if isinstance(audit, dict) and "heldout" in audit:
+        path = audit["heldout"]
+        audit["heldout"] = [_beside(p, folder) for p in path] if isinstance(path, list) else _beside(path, folder)
     for table in (*_tables(data, "sources"), *_tables(data, "labelers")):
         engine = table.get("engine")
         if isinstance(engine, dict):

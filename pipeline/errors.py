@@ -27,6 +27,10 @@ class BrokenLabeler(PipelineError):
     """A labeler broke its contract or abstained too often: its labels cannot be trusted, so the run stops."""
 
 
+class AuditFailed(PipelineError):
+    """The audit found labels that are not to be trusted; nothing was published."""
+
+
 class EngineFailed(PipelineError):
     """An engine died or a server cannot be reached."""
 

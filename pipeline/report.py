@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.audit import Audited
+from pipeline.audit import as_json as audit_as_json
+from pipeline.audit import table as audit_table
 from pipeline.plan import Plan
 from pipeline.shards import Counts, Receipt
 
@@ -163,7 +166,15 @@ def as_json(finished: Finished) -> dict[str, Any]:
         "duplicates": finished.imported.duplicates,
         "bad_prompts": list(finished.imported.bad),
         "failed": {str(path): str(error) for path, error in finished.failed.items()},
+        "audit": audit_as_json(finished.audited) if finished.audited else None,
     }
+
+
+def audit_line(audited: Audited, folder: Path) -> str:
+    """The audit in a line, and a line for each check that is not ok."""
+    notable = [finding for finding in audited.findings if finding.state in ("warn", "FAIL")]
+    head = f"audit    {audited.state}: {len(audited.findings)} checks  (python -m pipeline audit {folder})"
+    return "\n".join([head, *([audit_table(notable)] if notable else [])])
 
 
 def closing(finished: Finished, config: Config) -> str:
@@ -173,6 +184,8 @@ def closing(finished: Finished, config: Config) -> str:
     parts = [table(finished.families)]
     if finished.example:
         parts.append(example(finished.example))
+    if finished.audited:
+        parts.append(audit_line(finished.audited, finished.folder))
     if version := finished.version:
         state = "new" if version.is_new else "unchanged"
         parts.append(f"dataset  {dataset}  (version {version.number}, {state}, {version.rows} pairs)")

@@ -11,8 +11,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
+from pipeline.audit import Audited, audit
 from pipeline.config import Config
 from pipeline.errors import Busy, EnvironmentLacks, PipelineError
+from pipeline.evidence import remember_places
 from pipeline.executors import Executor
 from pipeline.executors.local import LocalExecutor
 from pipeline.plan import Plan, make_plan
@@ -32,6 +34,7 @@ class Finished:
     Args:
         version: the newest; None where no pair was made.
         failed: outputs that could not be made, and why; the version holds all the others.
+        audited: what the audit found; where it failed (and is enforced) there is no version.
     """
 
     folder: Path
@@ -40,6 +43,7 @@ class Finished:
     families: list[Family]
     failed: dict[Path, BaseException]
     example: dict[str, Any] | None
+    audited: Audited | None = None
 
     @property
     def rows(self) -> int:
@@ -64,8 +68,13 @@ def run(config: Config, root: Path, executor: Callable[[], Executor] = LocalExec
         if not shards:
             raise PipelineError(describe_failures(outcome.failed) or f"{folder}: no shard was finished")
         counts = count(plan, imported.shards, outcome.receipts)
-        version = publish(folder, config, plan, shards, outcome.receipts, imported.active, counts)
-        return Finished(folder, version, imported, summarize(counts), outcome.failed, _first_pair(shards))
+        places = remember_places(folder, plan, [shard.name for shard in shards])
+        audited = audit(config, plan, places, published=False)
+        version = None
+        if not (audited.failed and config.audit.enforce):
+            version = publish(folder, config, plan, shards, outcome.receipts, imported.active, counts)
+        example = _first_pair(shards)
+        return Finished(folder, version, imported, summarize(counts), outcome.failed, example, audited)
 
 
 def describe_failures(failed: dict[Path, BaseException]) -> str:

@@ -1,0 +1,174 @@
+"""Are a run's labels to be trusted? Every check on one screen; `python -m pipeline audit RUN`, and at the end of each build."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.agreement import agreement
+from pipeline.audit_limits import Finding, State, worst
+from pipeline.canaries import Lend, canaries
+from pipeline.compare import Compare
+from pipeline.config import Config
+from pipeline.confounds import abstentions, confounds, entangled, noise, orders
+from pipeline.defects import Tally
+from pipeline.errors import ConfigError
+from pipeline.evidence import Evidence, Places, read_evidence, read_published, recall_places
+from pipeline.facts import Facts, facts_of, together
+from pipeline.label import Label
+from pipeline.overlap import repeated, text_of
+from pipeline.plan import Plan, make_plan
+from pipeline.planting import Planter
+from pipeline.shards import write_json
+
+AUDIT = "audit.json"
+BY_DESIGN = {"length": ("length",), "source": ("weak_vs_strong",), "place": (), "temperature": ()}
+"""Trait -> the labelers that are meant to follow it."""
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What an audit found, a line for each check."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def state(self) -> State:
+        """`FAIL` when one check failed, `warn` when one warned, else `ok`."""
+        return worst(self.findings)
+
+    @property
+    def failed(self) -> tuple[Finding, ...]:
+        """The checks that failed."""
+        return tuple(finding for finding in self.findings if finding.state == "FAIL")
+
+
+@dataclass
+class Reading:
+    """What one pass over the shards gathers."""
+
+    planter: Planter
+    tally: Tally = field(default_factory=Tally)
+    facts: list[Facts] = field(default_factory=list)
+    prompts: dict[str, str] = field(default_factory=dict)
+    n_pairs: int = 0
+
+    def shard(self, evidence: Evidence, signs: Mapping[str, float], *, keep_prompts: bool) -> None:
+        """Takes one shard's evidence."""
+        prompts = self.tally.shard(evidence, signs)
+        self.facts.append(facts_of(evidence))
+        self.planter.shard(evidence)
+        self.n_pairs += evidence.pairs.num_rows
+        if keep_prompts:
+            self.prompts.update({prompt.id: text_of(prompt.messages) for prompt in prompts.values()})
+
+
+def audit(config: Config, plan: Plan, places: Places, lend: Lend | None = None, *, published: bool = True) -> Audited:
+    """Looks at every label and pair of a build, and asks the labelers the planted questions.
+
+    Args:
+        lend: opens the engine of a labeler that asks a model; None: those are not asked.
+        published: compare the published dataset with the shards, too.
+
+    Raises:
+        UnreadableShard: a file of the run is damaged.
+    """
+    settings = config.audit
+    signs = {entry.label: -1.0 if entry.weight < 0 else 1.0 for entry in config.labelers}
+    reading = Reading(Planter(max(settings.canaries, settings.judge_canaries)))
+    for evidence in read_evidence(places):
+        reading.shard(evidence, signs, keep_prompts=bool(settings.heldout))
+    if published and (rows := read_published(places.run)) is not None:
+        reading.tally.published(rows)
+    findings = tuple(_findings(config, plan, reading, signs, lend))
+    audited = Audited(findings)
+    write_json(places.run / AUDIT, as_json(audited))
+    return audited
+
+
+def audit_run(run: Path, lend: Lend | None = None) -> Audited:
+    """The audit of a finished run, from its files.
+
+    Raises:
+        ConfigError: its stored configuration is of another version, or names what is not there any more.
+    """
+    try:
+        stored = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        config: Config = TypeAdapter(Config).validate_python(stored)
+    except (ValidationError, ValueError) as error:
+        raise ConfigError(
+            f"{run / 'config.json'}: is of another version: {str(error).splitlines()[0]}; hint: build the run again"
+        ) from error
+    return audit(config, make_plan(config, run), recall_places(run), lend)
+
+
+def _findings(
+    config: Config, plan: Plan, reading: Reading, signs: Mapping[str, float], lend: Lend | None
+) -> Iterator[Finding]:
+    settings, facts = config.audit, together(reading.facts)
+    stages = list({step.name: step.stage for step in plan.steps if isinstance(step.stage, Label | Compare)}.values())
+    stages = [stage for stage in stages if isinstance(stage, Label | Compare)]
+    symmetric = [s.name for s in stages if isinstance(s, Compare) and getattr(s.labeler.build(), "symmetric", False)]
+    yield _pairs(reading, facts)
+    yield from reading.tally.findings()
+    yield from canaries(reading.planter.planted(), stages, settings, signs, lend)
+    yield from confounds(facts, settings, by_design(config))
+    yield from entangled(facts)
+    yield from _judges_itself(config)
+    yield from orders(facts, settings, symmetric)
+    yield from noise(facts, settings, symmetric)
+    yield from agreement(facts, settings)
+    yield from abstentions(facts, settings)
+    yield repeated(reading.prompts, settings, config.prompts)
+
+
+def by_design(config: Config) -> dict[str, frozenset[str]]:
+    """Trait -> the run's labelers that follow it on purpose."""
+    return {
+        trait: frozenset(entry.label for entry in config.labelers if entry.use in labelers)
+        for trait, labelers in BY_DESIGN.items()
+    }
+
+
+def _pairs(reading: Reading, facts: Facts) -> Finding:
+    """How many pairs there are, and where there is none, why."""
+    n = reading.n_pairs
+    if n:
+        return Finding(
+            "pairs", "ok", f"{n} of {facts.labels.num_rows} scores and {facts.comparisons.num_rows} verdicts", n=n
+        )
+    rows = facts.comparisons.select(["prefers", "prefers_forward", "prefers_backward"]).to_pylist()
+    flipped = sum({row["prefers_forward"], row["prefers_backward"]} == {"a", "b"} for row in rows)
+    why = f"; {flipped} of {len(rows)} verdicts flip with the order, and a flip is a tie" if flipped else ""
+    return Finding("pairs", "warn", f"none{why}; hint: the run's table says what was dropped", 0.0)
+
+
+def _judges_itself(config: Config) -> Iterator[Finding]:
+    """A model prefers its own answers."""
+    made = {str(getattr(s.engine, "model", "")): s.name for s in config.sources if s.engine.use != "replay"}
+    for entry in config.labelers:
+        model = str(getattr(entry.engine, "model", "")) if entry.engine is not None else ""
+        if model and model in made:
+            seen = f"{entry.label} asks {model}, which also makes {made[model]}; hint: judge with another model"
+            yield Finding("judge", "warn", seen)
+
+
+def as_json(audited: Audited) -> dict[str, Any]:
+    """The audit for scripts."""
+    return {"state": audited.state, "findings": [asdict(finding) for finding in audited.findings]}
+
+
+def table(findings: Sequence[Finding], width: int = 118) -> str:
+    """The audit for people: a line for each check."""
+    wide = max((len(finding.check) for finding in findings), default=0)
+    lines = []
+    for f in findings:
+        chance = "" if f.p is None else f" (p {f.p:.2g})"
+        text = f"{f.state:7}  {f.check:{wide}}  {f.seen}{chance}"
+        lines.append(text if len(text) <= width or f.state in ("FAIL", "warn") else f"{text[: width - 3]}...")
+    return "\n".join(lines)

@@ -1,0 +1,137 @@
+"""What a finished run holds about its labels, read shard by shard, a column at a time: what the audit looks at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.errors import ConfigError, UnreadableShard
+from pipeline.plan import Plan
+from pipeline.schema import COMPARISONS, COMPLETIONS, LABELS, PAIR_SHARD, PROMPTS
+from pipeline.shards import read_receipt, receipt_path, write_json
+
+STEPS = "steps.json"
+"""The file in a run's folder that says which folders its newest build used, and which shards."""
+COMPLETION_COLUMNS = [
+    "completion_id",
+    "prompt_id",
+    "source",
+    "text",
+    "finish_reason",
+    "n_tokens",
+    "temperature",
+    "seed",
+]
+LABEL_COLUMNS = ["completion_id", "prompt_id", "labeler", "labeler_version", "value", "abstain"]
+COMPARISON_COLUMNS = [
+    "comparison_id", "prompt_id", "a_id", "b_id", "labeler", "labeler_version",
+    "prefers", "prefers_forward", "prefers_backward", "abstain",
+]  # fmt: skip
+PAIR_COLUMNS = [
+    "pair_id", "prompt_id", "prompt", "chosen", "rejected", "chosen_id", "rejected_id", "score_chosen", "score_rejected",
+    "margin", "labelers", "labeler_versions", "source_chosen", "source_rejected", "strategy", "metadata",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a build's shards lie.
+
+    Args:
+        folders: kind (`completions`, `labels`, `comparisons`, `pairs`) -> its folders.
+        shards: file names that the build finished.
+    """
+
+    run: Path
+    folders: dict[str, list[str]]
+    shards: tuple[str, ...]
+
+    def paths(self, kind: str, shard: str) -> list[Path]:
+        """The finished files of a kind for one shard."""
+        found = [self.run / folder / shard for folder in self.folders.get(kind, ())]
+        return [path for path in found if read_receipt(path)]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One shard's rows: prompts, and what was made of them. No token ids: they are the bulk, and nothing is asked of them."""
+
+    prompts: pa.Table
+    completions: pa.Table
+    labels: pa.Table
+    comparisons: pa.Table
+    pairs: pa.Table
+
+
+def remember_places(run: Path, plan: Plan, shards: Sequence[str]) -> Places:
+    """Writes down which folders and shards this build used, for an audit that comes later."""
+    folders: dict[str, list[str]] = {}
+    for step in plan.steps:
+        folders.setdefault(step.kind, []).append(step.folder.name)
+    write_json(run / STEPS, {"folders": folders, "shards": list(shards)})
+    return Places(run, folders, tuple(shards))
+
+
+def recall_places(run: Path) -> Places:
+    """Which folders and shards the newest build of `run` used.
+
+    Raises:
+        ConfigError: the run never came so far, or is of a version that did not write it down.
+    """
+    try:
+        said = json.loads((run / STEPS).read_text(encoding="utf-8"))
+        return Places(run, said["folders"], tuple(said["shards"]))
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"{run / STEPS}: cannot be read ({type(error).__name__}); "
+            "hint: build the run again with python -m pipeline run; what is finished is kept"
+        ) from error
+
+
+def read_evidence(places: Places) -> Iterator[Evidence]:
+    """Each shard of the build, one after the other. Raises: UnreadableShard."""
+    for shard in places.shards:
+        prompts = _read([places.run / "prompts" / shard], ["prompt_id", "messages", "target", "metadata"], PROMPTS)
+        completions = _read(places.paths("completions", shard), [*COMPLETION_COLUMNS, "error"], COMPLETIONS)
+        yield Evidence(
+            prompts,
+            completions.filter(pc.is_null(completions["error"])),
+            _read(places.paths("labels", shard), LABEL_COLUMNS, LABELS),
+            _read(places.paths("comparisons", shard), COMPARISON_COLUMNS, COMPARISONS),
+            _read(places.paths("pairs", shard), PAIR_COLUMNS, PAIR_SHARD),
+        )
+
+
+def read_published(run: Path) -> pa.Table | None:
+    """The pairs of the newest published dataset; None where there is none."""
+    files = sorted((run / "dataset" / "data").glob("*.parquet"))
+    return _read(files, PAIR_COLUMNS, PAIR_SHARD) if files else None
+
+
+def taken(table: pa.Table, key: str, keys: Any, columns: Sequence[str]) -> list[Any]:
+    """Columns of the rows whose `key` is each of `keys`, in that order; null where there is no such row."""
+    places = pc.index_in(keys, value_set=table[key])
+    return [table[column].take(places) for column in columns]
+
+
+def _read(paths: Sequence[Path], columns: list[str], schema: pa.Schema) -> pa.Table:
+    kept = pa.schema([schema.field(name) for name in columns])
+    return pa.concat_tables([_read_one(path, columns).cast(kept) for path in paths] or [kept.empty_table()])
+
+
+def _read_one(path: Path, columns: list[str]) -> pa.Table:
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            return file.read(columns=columns).select(columns)
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise UnreadableShard(
+            f"{path}: cannot be read ({str(error).splitlines()[0]}); "
+            f"hint: delete it and {receipt_path(path).name} beside it, and the next run makes it again"
+        ) from error

@@ -2,8 +2,11 @@
 
 Each is a few lines of Python to be executed inside. It escaped when `proof` is true afterwards, when a file named in `leaves`
 exists outside, or when a process named `ORPHAN` is left; an exception, a death or a timeout is no escape.
-`OUTSIDE` in a source is replaced with a folder that only the outside should be able to change (see `source_for`).
+`OUTSIDE`, `PORT` and `ASKER` in a source are replaced by `source_for`: a folder that only the outside should be able to change,
+the port on 127.0.0.1 of a TCP and a UDP listener (which must not hear anything), and the id of the process that asked.
 """
+
+# ruff: noqa: E501  one attempt is one line
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ class Attempt:
     Args:
         source: Python that sets `proof` to something true where it got out.
         leaves: files in the outside folder that it would leave or change.
-        where: `everywhere`; or `parser`: a place where programs run may allow it (a folder or a process of its own).
+        where: `everywhere`; `parser`: a place where programs run may allow it inside itself (a folder, processes of its own);
+            `bomb`: judged by what is left behind, not by `proof`.
     """
 
     name: str
@@ -30,9 +34,10 @@ class Attempt:
     where: str = "everywhere"
 
 
-def source_for(attempt: Attempt, outside: Path) -> str:
+def source_for(attempt: Attempt, outside: Path, port: int = 9, asker: int = 0) -> str:
     """The attempt's source against this outside folder. It must hold a file `secret.txt` with the text `secret`."""
-    return "proof = None\n" + attempt.source.replace("OUTSIDE", str(outside))
+    source = attempt.source.replace("OUTSIDE", str(outside)).replace("PORT", str(port)).replace("ASKER", str(asker))
+    return "proof = None\n" + source
 
 
 _SYSCALL = "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
@@ -72,7 +77,7 @@ WRITING = [
 
 NETWORK = [
     Attempt("connect by TCP", "import socket\ns = socket.create_connection(('127.0.0.1', PORT), 1)\nproof = True"),
-    Attempt("send by UDP", "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.sendto(b'out', ('127.0.0.1', PORT))", ("datagram",)),
+    Attempt("send by UDP", "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.sendto(b'out', ('127.0.0.1', PORT))"),
     Attempt("talk to the hypervisor by VSOCK", "import socket\ns = socket.socket(40, socket.SOCK_STREAM)\ns.settimeout(1)\ns.connect((2, 1))\nproof = True"),
     Attempt("make a VSOCK at all", "import socket\nsocket.socket(40, socket.SOCK_STREAM)\nproof = True", where="parser"),
     Attempt("make a raw socket", "import socket\nsocket.socket(socket.AF_PACKET, socket.SOCK_RAW)\nproof = True", where="parser"),

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline.engines import EngineInfo, Generation, Progress, Request, Sampled, finish_reason, valid_text
+from pipeline.engines import EngineInfo, Generation, Progress, Request, Sampled, Usage, finish_reason, valid_text
 from pipeline.errors import ConfigError, EngineFailed
+
+MAX_REPLY_BYTES = 1 << 26
+"""More than any completion; a server that goes on for ever must not fill the memory."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0
+"""Before an answer that made no sense is asked for again: the client's own pauses (openai 3)."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +29,9 @@ class Http:
         model: the model's name at the server.
         api_key_env: the environment variable that holds the key; the key itself never enters a config or a shard.
         concurrency: requests in flight at most.
-        timeout_s: seconds for one request.
-        max_retries: repeats after 429, 5xx, timeouts and lost connections, with the client's growing pauses.
+        timeout_s: seconds for one try of a request, however slowly the answer drips.
+        max_retries: repeats after 429 (as late as the server's Retry-After says, up to two minutes), 5xx, timeouts, lost
+            connections and answers that are no chat completion, with growing pauses.
         token_ids: ask for token ids (`return_token_ids`, a vLLM extension); other servers ignore it or refuse.
     """
 
@@ -70,6 +78,7 @@ class RunningHttp:
         self._threads = ThreadPoolExecutor(spec.concurrency, thread_name_prefix="http")
         self._progress = Progress()
         self._lock = threading.Lock()
+        self._stop = threading.Event()
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Generation]:
         """Each request's completions as soon as the server has answered it; a refused request is a Generation with its error."""
@@ -83,6 +92,7 @@ class RunningHttp:
 
     def close(self) -> None:
         """Drops what has not been asked yet and closes the connections."""
+        self._stop.set()
         self._threads.shutdown(cancel_futures=True)
         self._client.close()
 
@@ -100,17 +110,47 @@ class RunningHttp:
             )
 
     def _ask(self, request: Request) -> Generation:
-        try:
-            reply = self._client.chat.completions.create(**self._body(request))
-        except (self._errors, ValueError) as error:  # ValueError: the reply is no JSON
-            return Generation(request.id, error=f"{type(error).__name__}: {_first_line(error)}")
-        if not getattr(reply, "choices", None):  # 200 with something else in it
-            return Generation(request.id, error="the server's reply holds no completion")
-        outputs = tuple(_sampled(choice, request.seed) for choice in reply.choices)
+        """The server's answer, tried again while it makes no sense; a Generation with the last error where it never does."""
+        error = ""
+        for attempt in range(1 + self._spec.max_retries):
+            try:
+                reply = self._reply(request)
+                outputs = tuple(_sampled(choice, request.seed) for choice in reply["choices"])
+                if not outputs:
+                    raise ValueError("it holds no completion")
+            except self._errors as failure:  # refused, or failed as often as the client tries
+                error = f"{type(failure).__name__}: {_first_line(failure)}"
+                break
+            except Exception as failure:  # a broken connection or any garbage: the libraries below raise a wide family
+                error = f"the server's reply cannot be used: {type(failure).__name__}: {_first_line(failure)}"
+                self._stop.wait(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**attempt))
+                if self._stop.is_set():
+                    break
+            else:
+                usage = _usage(reply.get("usage"))
+                self._count(usage.completion if usage else sum(o.n_tokens for o in outputs))
+                return Generation(request.id, outputs, _ids(reply.get("prompt_token_ids")), usage=usage)
+        return Generation(request.id, error=error)
+
+    def _reply(self, request: Request) -> dict[str, Any]:
+        """The body of one answer. Raises: the client's errors; ValueError and its like when it is not what was asked for."""
+        deadline = time.monotonic() + self._spec.timeout_s
+        content = bytearray()
+        with self._client.chat.completions.with_streaming_response.create(**self._body(request)) as response:
+            for part in response.iter_bytes():
+                content += part
+                if len(content) > MAX_REPLY_BYTES:
+                    raise ValueError(f"it is longer than {MAX_REPLY_BYTES} bytes")
+                if time.monotonic() > deadline:  # the client's own limit starts anew with every byte
+                    raise TimeoutError(f"it took longer than timeout_s = {self._spec.timeout_s:g}")
+        reply = json.loads(content)
+        if not isinstance(reply, dict) or not isinstance(reply.get("choices"), list):
+            raise ValueError(f"it is not a chat completion: {bytes(content[:80])!r}")
+        return reply
+
+    def _count(self, n_tokens: int) -> None:
         with self._lock:
-            done, n_tokens = self._progress, sum(o.n_tokens for o in outputs)
-            self._progress = Progress(done.requests + 1, done.tokens + n_tokens)
-        return Generation(request.id, outputs, getattr(reply, "prompt_token_ids", None))
+            self._progress = Progress(self._progress.requests + 1, self._progress.tokens + n_tokens)
 
     def _body(self, request: Request) -> dict[str, Any]:
         s = request.sampling
@@ -124,22 +164,48 @@ class RunningHttp:
             "seed": request.seed,
             **({"stop": list(s.stop)} if s.stop else {}),
             **({"logprobs": True} if s.logprobs else {}),
+            **({"response_format": _response_format(request.schema)} if request.schema else {}),
             **({"extra_body": {"return_token_ids": True}} if self._spec.token_ids else {}),
         }
 
 
-def _sampled(choice: Any, seed: int) -> Sampled:
-    ids = getattr(choice, "token_ids", None)
-    logprobs = [token.logprob for token in choice.logprobs.content or ()] if choice.logprobs else []
-    exact = not isinstance(getattr(choice, "stop_reason", None), str)
+def _response_format(schema: str) -> dict[str, Any]:
+    """How chat completions are told to keep to a JSON Schema."""
+    return {"type": "json_schema", "json_schema": {"name": "reply", "schema": json.loads(schema), "strict": True}}
+
+
+def _sampled(choice: Mapping[str, Any], seed: int) -> Sampled:
+    """One choice of a reply. Raises: KeyError, TypeError, AttributeError when it has another form."""
+    ids = _ids(choice.get("token_ids"))
+    logprobs = [float(token["logprob"]) for token in (choice.get("logprobs") or {}).get("content") or ()]
+    exact = not isinstance(choice.get("stop_reason"), str)
+    text = choice["message"].get("content")
+    if not isinstance(text, str | None):
+        raise TypeError(f"a completion is {type(text).__name__}, not text")
     return Sampled(
-        valid_text(choice.message.content or ""),
-        finish_reason(choice.finish_reason),
-        list(ids) if ids and exact else None,
+        valid_text(text or ""),
+        finish_reason(choice.get("finish_reason")),
+        ids if ids and exact else None,
         sum(logprobs) if logprobs and exact else None,
-        seed + choice.index,
+        seed + int(choice.get("index") or 0),
         len(ids or logprobs),
     )
+
+
+def _ids(value: Any) -> list[int] | None:
+    """Token ids where the server gave some."""
+    whole = isinstance(value, list) and all(type(token) is int for token in value)
+    return value if whole else None
+
+
+def _usage(value: Any) -> Usage | None:
+    """The tokens that the server says it took; None where it says nothing that makes sense."""
+    if not isinstance(value, dict):
+        return None
+    prompt, completion = value.get("prompt_tokens"), value.get("completion_tokens")
+    if type(prompt) is not int or type(completion) is not int or min(prompt, completion) < 0:
+        return None
+    return Usage(prompt, completion)
 
 
 def _first_line(error: Exception) -> str:

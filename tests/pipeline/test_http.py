@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from labelers.types import Message
-from pipeline.engines import Request, Sampling
+from labelers.discovery import build
+from labelers.types import Comparison, Completion, Message, Prompt
+from pipeline.engines import Request, Sampling, Usage
 from pipeline.engines.http import Http
 from pipeline.errors import ConfigError, EngineFailed
+from pipeline.label import Tools
 
-Answer = tuple[int, bytes]
+Answer = tuple[int, bytes] | Callable[["Handler"], None]
 
 
 class Server(ThreadingHTTPServer):
@@ -43,7 +50,11 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         tries = self.server.bodies.count(body)
         self.server.bodies.append(body)
-        self._reply(*self.server.answer(body, tries))
+        answer = self.server.answer(body, tries)
+        if callable(answer):
+            answer(self)
+        else:
+            self._reply(*answer)
 
     def _reply(self, status: int, content: bytes) -> None:
         self.send_response(status)
@@ -84,8 +95,8 @@ def server() -> Iterator[Server]:
     running.server_close()
 
 
-def ask(server: Server, n_requests: int = 1, **sampling: Any):
-    engine = Http(server.url, "served", max_retries=2, timeout_s=5).open()
+def ask(server: Server, n_requests: int = 1, timeout_s: float = 5, **sampling: Any):
+    engine = Http(server.url, "served", max_retries=2, timeout_s=timeout_s).open()
     requests = [
         Request(f"id-{i}", (Message("user", f"question {i}"),), Sampling(**{"n": 2, **sampling}), 100)
         for i in range(n_requests)
@@ -133,7 +144,7 @@ def test_a_passing_failure_is_tried_again(server, status):
         (200, b"{}"),
     ],
 )
-def test_a_request_that_fails_for_good_harms_no_other(server, status, content):
+def test_a_request_that_fails_for_good_harms_no_other(server, hasty, status, content):
     def answer(body: dict[str, Any], tries: int) -> Answer:
         return (status, content) if body["messages"][-1]["content"] == "question 1" else completion(body)
 
@@ -179,3 +190,152 @@ def test_the_key_comes_from_the_environment_and_enters_no_identity(server, monke
 def test_an_address_without_a_scheme_is_refused():
     with pytest.raises(ConfigError, match="hint: an address like"):
         Http("localhost:8000", "m").check()
+
+
+def hang_up(handler: Handler) -> None:
+    """Closes the connection with a reset and no answer."""
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.close_connection = True
+    handler.connection.close()
+
+
+def half_an_answer(handler: Handler) -> None:
+    """Says how long the answer will be and hangs up in the middle."""
+    _, content = completion({"messages": [{"content": "x"}]})
+    handler.send_response(200)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", str(len(content)))
+    handler.end_headers()
+    handler.wfile.write(content[: len(content) // 2])
+    handler.wfile.flush()
+    hang_up(handler)
+
+
+def drip(handler: Handler) -> None:
+    """Never ends, and never pauses for long."""
+    handler.send_response(200)
+    handler.send_header("Content-Type", "application/json")
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        for _ in range(300):
+            handler.wfile.write(b" ")
+            handler.wfile.flush()
+            time.sleep(0.05)
+    handler.close_connection = True
+
+
+def silent(handler: Handler) -> None:
+    """Answers nothing for longer than anybody waits."""
+    time.sleep(3)
+    handler.close_connection = True
+
+
+_, WHOLE = completion({"messages": [{"content": "x"}]})
+GARBAGE: dict[str, Answer] = {
+    "a page": (200, b"<html><body>Please log in</body></html>"),
+    "nothing": (200, b""),
+    "half a JSON": (200, WHOLE[: len(WHOLE) // 2]),
+    "a list": (200, b"[]"),
+    "null": (200, b"null"),
+    "no choices": (200, b'{"choices": []}'),
+    "a choice that is none": (200, b'{"choices": [7]}'),
+    "a choice without a message": (200, b'{"choices": [{"index": 0, "finish_reason": "stop"}]}'),
+    "a message that is a number": (200, b'{"choices": [{"index": 0, "message": {"content": 5}}]}'),
+    "broken UTF-8": (200, b'{"choices": [{"message": {"content": "\xff\xfe"}}]}'),
+    "deep nesting": (200, b"[" * 100_000),
+    "a reset": hang_up,
+    "half an answer": half_an_answer,
+}
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pauses between tries, so that the tests need no patience."""
+    monkeypatch.setattr("pipeline.engines.http.FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.0)
+
+
+@pytest.mark.parametrize("what", GARBAGE)
+def test_garbage_is_asked_for_again_and_then_is_no_reply(server, hasty, what):
+    server.answer = lambda body, tries: completion(body) if tries else GARBAGE[what]
+    assert ask(server)[0]["id-0"].outputs[0].text == "answer 0 to question 0"
+    server.bodies.clear()
+    server.answer = lambda body, tries: GARBAGE[what]
+    found = ask(server)[0]["id-0"]
+    assert found.outputs == ()
+    assert found.error
+    assert 3 <= len(server.bodies) <= 9
+
+
+@pytest.mark.parametrize("answer", [drip, silent])
+def test_an_answer_that_never_ends_is_given_up_in_time(server, hasty, answer):
+    server.answer = lambda body, tries: answer
+    started = time.monotonic()
+    found = ask(server, timeout_s=0.5)[0]["id-0"]
+    assert found.error
+    assert time.monotonic() - started < 8
+
+
+def test_retry_after_is_waited_for(server):
+    def busy(handler: Handler) -> None:
+        handler.send_response(429)
+        handler.send_header("Retry-After", "1")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    server.answer = lambda body, tries: completion(body) if tries else busy
+    started = time.monotonic()
+    assert ask(server)[0]["id-0"].error is None
+    assert time.monotonic() - started >= 1
+
+
+def test_the_servers_own_count_of_tokens_is_kept(server):
+    usage = {"prompt_tokens": 12, "completion_tokens": 34, "total_tokens": 46}
+    server.answer = lambda body, tries: (200, json.dumps({**json.loads(completion(body)[1]), "usage": usage}).encode())
+    found, progress = ask(server)
+    assert found["id-0"].usage == Usage(12, 34)
+    assert progress.tokens == 34
+
+
+@pytest.mark.parametrize(
+    "usage", [None, {}, {"prompt_tokens": -1, "completion_tokens": 3}, "many", {"prompt_tokens": "9"}]
+)
+def test_a_count_of_tokens_that_makes_no_sense_is_none(server, usage):
+    server.answer = lambda body, tries: (200, json.dumps({**json.loads(completion(body)[1]), "usage": usage}).encode())
+    found, _ = ask(server)
+    assert found["id-0"].usage is None
+    assert found["id-0"].error is None
+
+
+def test_a_schema_becomes_the_response_format(server):
+    engine = Http(server.url, "served").open()
+    try:
+        request = Request("1", (Message("user", "x"),), Sampling(n=1), 0, schema='{"type": "object"}')
+        list(engine.generate([request]))
+    finally:
+        engine.close()
+    assert server.bodies[0]["response_format"]["json_schema"]["schema"] == {"type": "object"}
+
+
+def test_a_judge_behind_a_misbehaving_server_abstains_where_it_got_no_reply_and_makes_no_pair_of_it(server, hasty):
+    """Every second question gets garbage for good; the others are judged as if nothing were."""
+
+    def answer(body: dict[str, Any], tries: int) -> Answer:
+        if "poison" in body["messages"][-1]["content"]:
+            return list(GARBAGE.values())[tries % len(GARBAGE)]
+        return completion(body, message={"role": "assistant", "content": "[[A]]"})
+
+    server.answer = answer
+    labeler: Any = build("judge")
+    prompt = Prompt.of("?")
+    batch = [
+        Comparison(prompt, Completion.of(prompt, f"{i} poison" if i % 2 else f"{i}"), Completion.of(prompt, "b"))
+        for i in range(10)
+    ]
+    engine = Http(server.url, "served", max_retries=2, timeout_s=5).open()
+    try:
+        outcomes = labeler.compare(batch, Tools(Path(), engine))
+    finally:
+        engine.close()
+    assert [type(o).__name__ for o in outcomes] == ["Verdict", "Abstain"] * 5
+    assert {o.kind for o in outcomes[1::2]} == {"unavailable"}

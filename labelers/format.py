@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from labelers.ifeval import CHECKS, NEED_A_LIBRARY, BadConstraint, bind, run_check
+from labelers import own_rules, rlvr_if  # noqa: F401  (they enter their checks)
+from labelers.constraints import UnreadableConstraints, constraints_of, split
+from labelers.ifeval import CHECKS, BadConstraint, bind, run_check
 from labelers.options import near
 from labelers.protocol import Context
 from labelers.types import Abstain, Candidate, Example, Needs, Prompt, Score
@@ -19,8 +21,7 @@ _LIST = Prompt.of(
 )
 
 
-class _Malformed(ValueError):
-    """The target is meant as constraints but cannot be read."""
+_GERMAN = Prompt.of("Describe the sky in German.", target={"id": "language:response_language", "language": "de"})
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,14 @@ class Format:
     """Prefers completions that keep to verifiable constraints: length, case, bullets, keywords, patterns ...
 
     ## What it prefers
-    A constraint is `{"id": ..., its arguments}` with IFEval's published instruction ids and argument names, for example
-    `{"id": "length_constraints:number_words", "num_words": 100, "relation": "less than"}`, or our own `regex:fullmatch`
-    and `regex:search` with `pattern`. They come from the options, or else from the prompt's target: a list of
-    constraints, one constraint, or IFEval's own `{"instruction_id_list": [...], "kwargs": [...]}` (nulls are ignored).
+    A constraint is `{"id": ..., its arguments}`. They come from the options, or else from the prompt's target, or else from
+    its metadata: a list of constraints, one constraint, IFEval's own `{"instruction_id_list": [...], "kwargs": [...]}`, or
+    RLVR-IF's `{"func_name": ..., arguments}`, also as text; nulls are ignored. The ids are
+    - IFEval's 25 under their published names, as `{"id": "length_constraints:number_words", "num_words": 100, "relation":
+      "less than"}`,
+    - RLVR-IF's 25 functions (`validate_lowercase`, `verify_keywords` ...), whose rules differ from IFEval's,
+    - our own: `regex:fullmatch` and `regex:search` with `pattern`; `startend:start_checker` with `start_phrase`; and
+      `count:` characters, words, sentences, lines, paragraphs, bullets, numbered_items, headings with `at_least`, `at_most`.
     The score is 1 when all are kept and 0 when not, or the `fraction` that is kept. A blank completion keeps none.
 
     ## Why
@@ -41,8 +46,8 @@ class Format:
     `punctuation:no_comma`: `apples and pears` scores 1, `apples, pears` scores 0.
 
     ## Known problems
-    - `language:response_language` needs a language detector: it abstains (unavailable). The two `english_` case rules check
-      the case and that the letters are Latin, not that the words are English.
+    - Languages are told by py3langid, not by IFEval's langdetect; where it is not sure (a few words) it abstains. The two
+      `english_` case rules refuse other scripts and what is surely another language.
     - Sentences and words in capitals are counted between two bounds, as their original splitters are not in the standard
       library; where the bounds disagree about the answer it abstains.
     - An unknown id, or missing arguments, make the whole prompt abstain, unless another constraint is surely broken and the
@@ -63,11 +68,12 @@ class Format:
     """Longer text is not judged: 1 MiB, the size cap in isolation.md, layer L0."""
 
     name = "format"
-    version = "1"
+    version = "2"
     needs = Needs()
     examples = (
         Example(_LIST, better="* apples\n* pears", worse="* apples, sweet\n* pears"),
         Example(_LIST, better="- apples\n- pears", worse="apples and pears"),
+        Example(_GERMAN, better="Der Himmel ist heute blau, und die Sonne scheint.", worse="The sky is blue today."),
     )
     pass_at = 1.0
 
@@ -75,8 +81,8 @@ class Format:
         if self.regex_timeout_s <= 0 or self.max_chars < 1:
             raise ValueError("regex_timeout_s and max_chars must be above 0")
         for constraint in self.constraints:
-            identifier, arguments = _split(constraint)
-            if identifier not in CHECKS and identifier not in NEED_A_LIBRARY and identifier not in _REGEX_IDS:
+            identifier, arguments = split(constraint)
+            if identifier not in CHECKS and identifier not in _REGEX_IDS:
                 raise ValueError(
                     f"unknown constraint {identifier!r}; hint: {near(identifier, [*CHECKS, *_REGEX_IDS], 'ids')}"
                 )
@@ -91,11 +97,13 @@ class Format:
         if len(text) > self.max_chars:
             return Abstain("not_applicable", f"{len(text)} characters, more than max_chars={self.max_chars}")
         try:
-            constraints = [_split(c) for c in self.constraints] or _from_target(candidate.prompt.target)
-        except _Malformed as error:
-            return Abstain("unparsable", f"the target: {error}")
+            constraints = [split(c) for c in self.constraints] or constraints_of(candidate.prompt)
+        except UnreadableConstraints as error:
+            return Abstain("unparsable", f"the constraints: {error}")
         if not constraints:
-            return Abstain("not_applicable", "no constraints, neither in the options nor as the prompt's target")
+            return Abstain(
+                "not_applicable", "no constraints, neither in the options nor in the prompt's target or metadata"
+            )
         return self._summed([(identifier, self._check(identifier, text, a)) for identifier, a in constraints])
 
     def _summed(self, outcomes: list[tuple[str, bool | Abstain]]) -> Score | Abstain:
@@ -111,8 +119,6 @@ class Format:
 
     def _check(self, identifier: str, text: str, arguments: Mapping[str, Any]) -> bool | Abstain:
         """Whether any variant of the text keeps the constraint (only the text itself when strict)."""
-        if identifier in NEED_A_LIBRARY:
-            return Abstain("unavailable", f"{identifier} needs a language detector, which is not there")
         if identifier not in CHECKS and identifier not in _REGEX_IDS:
             return Abstain("not_applicable", f"unknown constraint {identifier!r}")
         outcomes = []
@@ -148,35 +154,6 @@ def _matches(identifier: str, text: str, arguments: Mapping[str, Any], timeout_s
         raise BadConstraint(f"{identifier}: the pattern is wrong: {error}") from error
     match = compiled.fullmatch if identifier == "regex:fullmatch" else compiled.search
     return match(text, timeout=timeout_s) is not None
-
-
-def _from_target(target: Any) -> list[tuple[str, dict[str, Any]]]:
-    """The constraints of a prompt; none when the target is of another kind. Raises: _Malformed."""
-    match target:
-        case {"instruction_id_list": list() as identifiers, "kwargs": list() as arguments}:
-            if len(identifiers) != len(arguments):
-                raise _Malformed(f"{len(identifiers)} ids but {len(arguments)} kwargs")
-            return [_split({**(a or {}), "id": i}) for i, a in zip(identifiers, arguments, strict=True)]
-        case {"instruction_id_list": _}:
-            raise _Malformed("instruction_id_list without kwargs, or not lists")
-        case {"id": _}:
-            return [_split(target)]
-        case list():
-            return [_split(constraint) for constraint in target]
-        case _:
-            return []
-
-
-def _split(constraint: Any) -> tuple[str, dict[str, Any]]:
-    """The id and the arguments that are not null; whole floats (Parquet makes them of integers) as integers."""
-    if not isinstance(constraint, dict) or not isinstance(constraint.get("id"), str):
-        raise _Malformed('a constraint is {"id": text, ...}')
-    arguments = {k: v for k, v in constraint.items() if k != "id" and v is not None}
-    return constraint["id"], {k: _whole(v) for k, v in arguments.items()}
-
-
-def _whole(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _variants(text: str) -> Iterator[str]:

@@ -76,7 +76,7 @@ def has_title(text: str) -> bool:
     """Whether a line has `<<something>>`."""
     for line in text.split("\n"):
         start, end = line.find("<<"), line.rfind(">>")
-        if start >= 0 and end > start + 2 and line[start:end].strip("<> \t"):
+        if start >= 0 and end > start + 2 and line[start : end + 2].lstrip("<").rstrip(">").strip():
             return True
     return False
 

@@ -6,8 +6,10 @@ A load failure is always an error that says what happened, where, and what to do
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -51,6 +53,7 @@ BUILTIN: Mapping[str, str] = {
     "repetition": "labelers.repetition:Repetition",
     "reward_model": "labelers.reward_model:RewardModel",
     "rubric": "labelers.rubric:Rubric",
+    "tests": "labelers.unit_tests:Tests",
 }
 
 
@@ -135,6 +138,12 @@ def fingerprint(spec: LabelerSpec) -> str:
 
 def installed() -> dict[str, metadata.EntryPoint]:
     """The labelers that installed packages offer under the entry-point group `labelers`; none is loaded."""
+    return dict(_offered(tuple(sys.path)))
+
+
+@functools.lru_cache(maxsize=4)
+def _offered(path: tuple[str, ...]) -> dict[str, metadata.EntryPoint]:
+    """Reading every installed package's metadata takes 5 ms or more, and a run builds its labelers many times."""
     found: dict[str, metadata.EntryPoint] = {}
     for entry in sorted(metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda e: (e.name, e.value)):
         other = found.get(entry.name)

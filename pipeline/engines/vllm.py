@@ -153,7 +153,7 @@ class RunningVllm:
             template_hash(self._template),
         )
         self._numbers = itertools.count()
-        self._inbox: queue.SimpleQueue[_Ticket | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[list[_Ticket] | None] = queue.SimpleQueue()
         self._progress = Progress()
         self._closed = False
         self._failure: BaseException | None = None
@@ -163,13 +163,15 @@ class RunningVllm:
     def generate(self, requests: Sequence[Request]) -> Iterator[Generation]:
         """Each request's completions as soon as they are finished; a prompt that does not fit is a Generation with its error."""
         outbox: queue.SimpleQueue[Generation | EngineFailed] = queue.SimpleQueue()
+        tickets = []
         for request in requests:
             try:
                 ids = self._encode(request)
             except Exception as error:  # templates are programs: whatever one raises is about this prompt alone
                 outbox.put(Generation(request.id, error=f"{type(error).__name__}: {error}"))
             else:
-                self._inbox.put(_Ticket(str(next(self._numbers)), request, ids, outbox))
+                tickets.append(_Ticket(str(next(self._numbers)), request, ids, outbox))
+        self._inbox.put(tickets)  # at once: an engine that steps meanwhile would slow the encoding down many times
         for _ in requests:
             # A dead engine no longer answers: look up now and then.
             item = _get(outbox, lambda: self._failure)
@@ -221,15 +223,13 @@ class RunningVllm:
     def _admit(self, waiting: dict[str, _Ticket]) -> None:
         """Hands queued requests to the engine; waits for one only when there is nothing to step."""
         while not (self._closed or (waiting and self._inbox.empty())):
-            ticket = self._inbox.get()
-            if ticket is None:
-                return
-            try:
-                self._engine.add_request(ticket.id, {"prompt_token_ids": ticket.ids}, params(ticket.request))
-            except ValueError as error:  # vLLM refuses this request; the others are fine
-                ticket.outbox.put(Generation(ticket.request.id, error=f"refused by vLLM: {error}"))
-            else:
-                waiting[ticket.id] = ticket
+            for ticket in self._inbox.get() or ():
+                try:
+                    self._engine.add_request(ticket.id, {"prompt_token_ids": ticket.ids}, params(ticket.request))
+                except ValueError as error:  # vLLM refuses this request; the others are fine
+                    ticket.outbox.put(Generation(ticket.request.id, error=f"refused by vLLM: {error}"))
+                else:
+                    waiting[ticket.id] = ticket
 
     def _generation(self, ticket: _Ticket, output: Any) -> Generation:
         outputs = sorted(output.outputs, key=lambda o: o.index)
@@ -299,10 +299,12 @@ def engine_args(spec: Vllm) -> Any:
 
 def _start(spec: Vllm) -> Any:
     prepare_environment(spec)
+    from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.llm_engine import LLMEngine
 
     try:
-        return LLMEngine.from_engine_args(engine_args(spec))
+        # The context sets the defaults: as `LLM` has them twice as many sequences share a step as in a bare engine.
+        return LLMEngine.from_engine_args(engine_args(spec), usage_context=UsageContext.LLM_CLASS)
     except Exception as error:
         raise EngineFailed(
             f"{spec.model}: vLLM does not start: {type(error).__name__}: {error}; "

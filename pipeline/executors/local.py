@@ -25,7 +25,9 @@ class LocalExecutor:
     def __init__(self, workers: int | None = None) -> None:
         workers = max(1, workers or (os.cpu_count() or 2) - 1)
         self.slots = 2 * workers
-        self.engine_slots = 3
+        self.engine_slots = (
+            8  # a shard lasts as long as its longest completion: with 3 in flight the engine drained between them
+        )
         self._threads = ThreadPoolExecutor(self.engine_slots, thread_name_prefix="engine-shard")
         self._workers = workers
         self._pool = self._new_pool()

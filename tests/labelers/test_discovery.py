@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 import sys
-from importlib import metadata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,22 +45,33 @@ def test_loading_a_file_leaves_the_import_path_alone() -> None:
     assert sys.path == before
 
 
-def test_an_installed_package_offers_labelers_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = metadata.EntryPoint("mine", "labelers.parses:Parses", "labelers")
-    monkeypatch.setattr(metadata, "entry_points", lambda group: [entry])
+@pytest.fixture
+def offer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Installs a package that offers a labeler: its metadata alone, on the import path."""
+
+    def install(name: str, value: str) -> None:
+        folder = tmp_path / "offering-1.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: offering\nVersion: 1\n")
+        (folder / "entry_points.txt").write_text(f"[labelers]\n{name} = {value}\n")
+        monkeypatch.syspath_prepend(tmp_path)
+
+    return install
+
+
+def test_an_installed_package_offers_labelers_by_entry_point(offer: Callable[[str, str], None]) -> None:
+    offer("mine", "labelers.parses:Parses")
     assert discovery.build("mine").name == "parses"
 
 
-def test_an_installed_labeler_may_not_take_a_builtin_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = metadata.EntryPoint("compiles", "evil:Compiles", "labelers")
-    monkeypatch.setattr(metadata, "entry_points", lambda group: [entry])
+def test_an_installed_labeler_may_not_take_a_builtin_name(offer: Callable[[str, str], None]) -> None:
+    offer("compiles", "evil:Compiles")
     with pytest.raises(LabelerError, match="built in, and an installed package offers one too"):
         discovery.build("compiles")
 
 
-def test_a_broken_entry_point_breaks_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = metadata.EntryPoint("broken", "no_such_module:X", "labelers")
-    monkeypatch.setattr(metadata, "entry_points", lambda group: [entry])
+def test_a_broken_entry_point_breaks_only_itself(offer: Callable[[str, str], None]) -> None:
+    offer("broken", "no_such_module:X")
     assert discovery.build("parses").name == "parses"
     with pytest.raises(UnknownLabeler, match="no_such_module"):
         discovery.build("broken")

@@ -14,6 +14,7 @@ import platform
 import resource
 import signal
 import struct
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -168,13 +169,6 @@ def filter_calls(files: bool = False) -> str:
     return _install(_program(architecture, allowed, _ALLOW, _ERRNO | errno.EPERM))
 
 
-def forbid_calls(numbers: Iterable[int], error: int = errno.EPERM) -> str:
-    """Seccomp the other way round: these calls fail with `error`, all others go on. Why not, or empty text."""
-    architecture = _ARCHITECTURES[platform.machine()][0]
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    return _install(_program(architecture, list(numbers), _ERRNO | error, _ALLOW))
-
-
 def _program(architecture: int, listed: list[int], match: int, otherwise: int) -> bytes:
     """A BPF program: `match` for the listed calls, `otherwise` for the rest, death for another architecture's calls."""
     load, equal, at_least, give = 0x20, 0x15, 0x35, 0x06
@@ -183,6 +177,21 @@ def _program(architecture: int, listed: list[int], match: int, otherwise: int) -
     rows += [(equal, len(listed) - i, 0, number) for i, number in enumerate(listed)]
     rows += [(give, 0, 0, otherwise), (give, 0, 0, match)]
     return b"".join(struct.pack("HBBI", *row) for row in rows)
+
+
+def _install_bars(numbers: list[int], filters: bool) -> str:
+    """Seccomp the other way round: these calls are EPERM, and with `filters` so is the making of further filters."""
+    architecture = _ARCHITECTURES[platform.machine()][0]
+    prctl = 157 if platform.machine() == "x86_64" else 167
+    load, equal, give = 0x20, 0x15, 0x06
+    rows = [(load, 0, 0, 4), (equal, 1, 0, architecture), (give, 0, 0, _KILL_PROCESS)]
+    for number in numbers:
+        rows += [(load, 0, 0, 0), (equal, 0, 1, number), (give, 0, 0, _ERRNO | errno.EPERM)]
+    if filters:
+        rows += [(load, 0, 0, 0), (equal, 0, 3, prctl), (load, 0, 0, 16), (equal, 0, 1, _PR_SET_SECCOMP)]
+        rows += [(give, 0, 0, _ERRNO | errno.EPERM)]
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    return _install(b"".join(struct.pack("HBBI", *row) for row in [*rows, (give, 0, 0, _ALLOW)]))
 
 
 def _install(program: bytes) -> str:
@@ -229,13 +238,36 @@ def _why(call: str) -> str:
     return f"{call}: {os.strerror(ctypes.get_errno())}"
 
 
+def bar(layers: Iterable[str]) -> None:
+    """Takes these layers from this process and its children for good, for tests of what happens where they are missing."""
+    calls = {
+        "landlock": (_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT),
+        "namespaces": (272,) if platform.machine() == "x86_64" else (97,),
+    }
+    barred = set(layers)
+    why = _install_bars([number for layer in barred & set(calls) for number in calls[layer]], "seccomp" in barred)
+    if why:
+        raise OSError(why)
+
+
+def probe() -> dict[str, str]:
+    """Every layer, tried in a process of its own: why it cannot be had here, or empty text."""
+    command = [
+        sys.executable,
+        "-I",
+        "-c",
+        f"import sys; sys.path[:] = {sys.path!r}; from labelers.confine import main; main()",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL)
+    try:
+        found = json.loads(done.stdout)
+        return {layer: str(found[layer]) for layer in LAYERS}
+    except (ValueError, KeyError):
+        return dict.fromkeys(LAYERS, f"trying it ended with exit code {done.returncode}")
+
+
 def main() -> None:
-    """Tries every layer on this very process and prints which are lost, as a JSON object: `python -m labelers.confine`."""
+    """Tries every layer on this very process and prints which are lost, as a JSON object: see `probe`."""
     layers = {"namespaces": leave_namespaces(), **confine(Policy())}
-    sys.stdout.write(json.dumps({layer: layers[layer] for layer in LAYERS}) + "\n")
-    sys.stdout.flush()
+    os.write(1, json.dumps(layers).encode())
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

@@ -128,6 +128,11 @@ class Worker:
         return self._built.pairwise
 
     @property
+    def symmetric(self) -> bool:
+        """Whether one order of a comparison is enough to ask."""
+        return self._built.symmetric
+
+    @property
     def lost(self) -> dict[str, str]:
         """The layers that could not be had, and why."""
         return {layer: why for layer, why in self.layers.items() if why}
@@ -149,9 +154,11 @@ class Worker:
         return self._judge(batch, tools)  # type: ignore[return-value]
 
     def ready(self) -> None:
-        """Sees to it that a worker runs, confined. Raises: IsolationLacks."""
-        if self._nursery.worker:
+        """Sees to it that a worker runs, confined, and waits for a question. Raises: IsolationLacks."""
+        if self._nursery.worker and self._nursery.channel.is_silent():
             return
+        if self._nursery.worker:  # it has ended, or says what it was not asked
+            self._nursery.bury()
         self.layers = {"namespaces": self._nursery.built.namespaces, **self._nursery.fork()}
         self._served, self._first_rss = 0, 0
         missing = [layer for layer in _needed(self._built) if self.layers.get(layer, "not tried")]
@@ -224,13 +231,14 @@ class Worker:
         deadline = time.monotonic() + self._seconds_for(len(part))
         answer_bytes = 4096 + wire.ANSWER_BYTES * len(part)
         limit = answer_bytes if not self._has_tools() else max(answer_bytes, PROGRAM_BYTES)
-        channel.require_silence()
         channel.send(wire.pack_question(nonce, part), deadline)
         for _ in range(1 + TOOL_CALLS * len(part)):
             message = wire.read_message(channel.receive(limit, deadline))
             match message:
                 case ["answers", *_]:
-                    return wire.read_answers(message, nonce, len(part), self.pairwise)
+                    labels = wire.read_answers(message, nonce, len(part), self.pairwise)
+                    self._confirm(channel)
+                    return labels
                 case ["failed", str(said), str(kind), str(reason)] if said in (nonce, ""):
                     return _Failure("crashed", reason, is_memory=kind == "MemoryError")
                 case ["error", str(said), *_] if said == nonce:
@@ -240,6 +248,12 @@ class Worker:
             deadline += time.monotonic() - began  # the clock stands still while a tool works
             channel.send(result, deadline)
         raise wire.Misbehaved(f"it called tools over {TOOL_CALLS} times for an item")
+
+    def _confirm(self, channel: wire.Channel) -> None:
+        """An empty question behind each: had a text forged the reply, the worker's own would come now. Raises: see `_ask`."""
+        deadline, nonce = time.monotonic() + BATCH_SECONDS + self._limits.timeout_s / 4, secrets.token_hex(8)
+        channel.send(wire.pack_question(nonce, []), deadline)
+        wire.read_answers(wire.read_message(channel.receive(4096, deadline)), nonce, 0, self.pairwise)
 
     def _seconds_for(self, n: int) -> float:
         """A whole batch gets less than an item alone: it was made for a tenth of a second, and is only tried again."""

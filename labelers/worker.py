@@ -63,7 +63,7 @@ def serve(labeler: Labeler, scratch: Path) -> None:
             return
         except MemoryError:
             reply = None
-        _send(reply or pack_message("failed", "", "MemoryError", "there is not enough memory for it"))
+        _send(reply or pack_message("failed", "", "MemoryError", "MemoryError: beyond what a worker may take"))
 
 
 def _reply(labeler: Labeler, scratch: Path, body: bytes) -> bytes:

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from labelers.discovery import BUILTIN, installed, load
+from labelers.discovery import BUILTIN, build, installed, load
 from labelers.options import describe, has_default, type_hints
 
 
@@ -52,6 +52,8 @@ def _class_in(file: Path, name: str) -> ast.ClassDef | None:
 def page(use: str) -> str:
     """A labeler's page: docstring, options with defaults and sentences, examples. Raises: LabelerError."""
     labeler: Any = load(use)
+    if isinstance(labeler.needs, property) or isinstance(labeler.examples, property):  # they depend on the options
+        labeler = type(labeler.__name__, (labeler,), {p: getattr(build(use), p) for p in ("needs", "examples")})
     needs = [k for k, v in dataclasses.asdict(labeler.needs).items() if v is True]
     facts = [
         "compares two completions" if hasattr(labeler, "compare") else "scores one completion",

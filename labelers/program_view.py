@@ -14,7 +14,7 @@ from labelers.errors import LabelerError
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 """Folders of the system; on most machines all but the first are links into it."""
-SETTINGS = ("/etc/alternatives", "/etc/ld.so.cache", "/etc/java-*")
+SETTINGS = ("/etc/alternatives", "/etc/ld.so.cache", "/etc/java-*", "/etc/ssl/openssl.cnf")
 """Links and settings that interpreters and compilers follow; nothing that tells of users or networks."""
 _PACKAGES = {
     "gcc": "gcc", "g++": "g++", "node": "nodejs", "javac": "default-jdk-headless", "go": "golang-go", "gofmt": "golang-go",

@@ -7,7 +7,9 @@ Linux VM: within them, compiling 1 MiB stays under 2 s; see the constants. A pro
 from __future__ import annotations
 
 import ast
+import io
 import re
+import tokenize
 import warnings
 
 MAX_TOKENS = 200_000
@@ -61,6 +63,20 @@ def compiled(source: str) -> ast.Module:
             tree, "<completion>", "exec", dont_inherit=True
         )  # the tree alone accepts `return` outside a function ...
     return tree
+
+
+def stage(source: str) -> float:
+    """How far source that does not compile got: 0 not even into tokens, 1 it falls into tokens, 2 it parses."""
+    try:
+        ast.parse(source)
+    except (SyntaxError, MemoryError, RecursionError):
+        try:
+            for _ in tokenize.generate_tokens(io.StringIO(source).readline):
+                continue
+        except (tokenize.TokenError, SyntaxError):
+            return 0.0
+        return 1.0
+    return 2.0
 
 
 def _check_text(source: str) -> None:

@@ -39,6 +39,7 @@ class Built:
     version: str
     needs: Needs
     pairwise: bool
+    symmetric: bool
     place: str
     has_answered: bool
     uses_scratch: bool

@@ -249,6 +249,10 @@ def _called(
     return lambda values: _bounded(function, [g(values) for g in given], {k: v(values) for k, v in named.items()})
 
 
+def _only_reversed(keywords: Sequence[ast.keyword]) -> bool:
+    return all(keyword.arg == "reverse" for keyword in keywords)
+
+
 def _bounded(function: Callable[..., Any], given: list[Any], named: dict[str, Any]) -> Any:
     if function in (range, list, tuple, sum, sorted) and any(isinstance(g, range) and len(g) > 100_000 for g in given):
         raise TypeError("a range too long to be written out")

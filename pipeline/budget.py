@@ -23,6 +23,8 @@ CHARS_PER_TOKEN = 4.0
 """English under common tokenizers (mem); used where no engine says, and for the forecast."""
 FEWEST_CHARS_PER_TOKEN = 2.5
 """Code and other scripts take more tokens: what a question is taken for before it is asked (own)."""
+MOST_CHARS_PER_TOKEN = 6.0
+"""Plain English in a large vocabulary: what a question surely takes (own)."""
 TEMPLATE_TOKENS = 16
 """The chat template's own tokens around one message (own)."""
 
@@ -87,42 +89,53 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._offset = 0
         self._spent = Spent()
         self._aside = Spent()
 
     def spent(self) -> Spent:
         """What the file says, lines of other processes included."""
-        with self._lock:
+        with self._changed:
             self._catch_up()
             return Spent(self._spent.requests, self._spent.tokens)
 
     def fitting(self, costs: Sequence[int], budget: Budget) -> int:
         """How many of the next requests may be asked, and sets their cost aside; `settle` gives it back.
 
+        Where others have set aside what is left, it waits for what they really take: 0 means that the budget is spent.
+
         Args:
             costs: tokens that each may take at most.
         """
-        with self._lock:
-            self._catch_up()
-            requests = _room(budget.requests, self._spent.requests + self._aside.requests)
-            tokens = _room(budget.tokens, self._spent.tokens + self._aside.tokens)
-            count = total = 0
-            while count < len(costs) and count < requests and total + costs[count] <= tokens:
-                total += costs[count]
-                count += 1
-            self._aside.add(count, total)
+        with self._changed:
+            count = self._first(costs, budget)
+            while count == 0 and self._aside.requests:
+                self._changed.wait()
+                count = self._first(costs, budget)
+            self._aside.add(count, sum(costs[:count]))
             return count
 
     def settle(self, labeler: str, costs: Sequence[int], used: Sequence[Usage]) -> None:
         """Replaces what was set aside for `costs` by what the requests took."""
         prompt, completion = sum(u.prompt for u in used), sum(u.completion for u in used)
-        with self._lock:
+        line = {"labeler": labeler, "requests": len(used), "prompt_tokens": prompt, "reply_tokens": completion}
+        with self._changed:
             self._aside.add(-len(costs), -sum(costs))
             if used:
-                line = {"labeler": labeler, "requests": len(used), "prompt_tokens": prompt, "reply_tokens": completion}
                 _append(self._path, line)
+            self._changed.notify_all()
+
+    def _first(self, costs: Sequence[int], budget: Budget) -> int:
+        """How many requests from the front there is room for."""
+        self._catch_up()
+        requests = room(budget.requests, self._spent.requests + self._aside.requests)
+        tokens = room(budget.tokens, self._spent.tokens + self._aside.tokens)
+        count = total = 0
+        while count < len(costs) and count < requests and total + costs[count] <= tokens:
+            total += costs[count]
+            count += 1
+        return count
 
     def _catch_up(self) -> None:
         try:
@@ -154,14 +167,15 @@ class Meter:
         there is room for all it may take, else as many as there is room for.
 
         Raises:
-            BudgetSpent: there is room for none.
+            BudgetSpent: there is room for none, or at the start surely not for all: what is asked for half a shard is lost.
         """
         ledger = ledger_of(self.ledger)
+        self._require_room(ledger.spent(), requests)
         while requests:
             costs = [most_tokens(request) for request in requests]
             count = ledger.fitting(costs, self.budget)
             if count == 0:
-                raise BudgetSpent(self._message(ledger.spent(), costs[0]))
+                raise BudgetSpent(self._message(ledger.spent(), f"the next question may take {costs[0]} tokens"))
             answers: list[Generation] = []
             try:
                 yield requests[:count], answers
@@ -171,13 +185,19 @@ class Meter:
                 ledger.settle(self.labeler, costs[:count], used)
             requests = requests[count:]
 
-    def _message(self, spent: Spent, next_tokens: int) -> str:
+    def _require_room(self, spent: Spent, requests: Sequence[Request]) -> None:
+        least = sum(least_tokens(request) for request in requests)
+        lacks = len(requests) > room(self.budget.requests, spent.requests)
+        if lacks or least > room(self.budget.tokens, spent.tokens):
+            raise BudgetSpent(self._message(spent, f"the next {len(requests)} questions take {least} tokens at least"))
+
+    def _message(self, spent: Spent, what: str) -> str:
         limits = [
             f"{n} {name}" for name, n in (("tokens", self.budget.tokens), ("requests", self.budget.requests)) if n
         ]
         return (
-            f"labeler {self.labeler}: the judges' budget of {' and '.join(limits)} is spent: {spent.tokens} tokens in "
-            f"{spent.requests} requests, and the next question may take {next_tokens} tokens; finished shards are kept; "
+            f"labeler {self.labeler}: the judges' budget of {' and '.join(limits)} has no more room: {spent.tokens} tokens in "
+            f"{spent.requests} requests are counted, and {what}; finished shards are kept; "
             "hint: raise [budget] in the config, and the same command goes on from there"
         )
 
@@ -197,6 +217,12 @@ def most_tokens(request: Request) -> int:
     n_chars = sum(len(message.content) + len(message.role) for message in request.messages)
     prompt = math.ceil(n_chars / FEWEST_CHARS_PER_TOKEN) + TEMPLATE_TOKENS * len(request.messages)
     return prompt + request.sampling.n * request.sampling.max_tokens
+
+
+def least_tokens(request: Request) -> int:
+    """The tokens that a request takes at least, its prompt estimated on the low side."""
+    n_chars = sum(len(message.content) for message in request.messages)
+    return int(n_chars / MOST_CHARS_PER_TOKEN) + request.sampling.n
 
 
 def usage_of(request: Request, answer: Generation) -> Usage:
@@ -252,5 +278,6 @@ def _append(path: Path, line: dict[str, object]) -> None:
         os.write(descriptor, json.dumps(line).encode() + b"\n")
 
 
-def _room(limit: int, taken: int) -> float:
+def room(limit: int, taken: int) -> float:
+    """What is left of a limit; 0 is no limit."""
     return max(0, limit - taken) if limit else math.inf

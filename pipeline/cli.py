@@ -42,13 +42,15 @@ def run(
     config: ConfigFile = None, settings: Set = None, root: Root = RUNS, limit: Limit = None, as_json: AsJson = False
 ) -> None:
     """Make a dataset. What is finished already is left as it is."""
-    from pipeline import report
+    from pipeline import budget, judges, report
     from pipeline.config import load
     from pipeline.run import describe_failures
     from pipeline.run import run as run_whole
 
     loaded = load(config, settings or (), limit)
     say(f"run {loaded.name}: {len(loaded.sources)} sources, {len(loaded.labelers)} labelers, in {root / loaded.name}")
+    for warning in judges.warnings(loaded):
+        say(f"warning: {warning}")
     try:
         finished = run_whole(loaded, root)
     except KeyboardInterrupt:
@@ -57,8 +59,10 @@ def run(
         say(f"skipped {row}")
     if finished.imported.duplicates:
         say(f"dropped {finished.imported.duplicates} repeated prompts")
+    if spent := budget.told(root / loaded.name, loaded.budget):
+        say(spent)
     if as_json:
-        print(json.dumps(report.as_json(finished)))
+        print(json.dumps({**report.as_json(finished), "warnings": judges.warnings(loaded)}))
     else:
         print(report.closing(finished, loaded))
     if finished.failed:
@@ -75,6 +79,7 @@ def run(
 @app.command()
 def plan(config: ConfigFile = None, settings: Set = None, root: Root = RUNS, limit: Limit = None) -> None:
     """Say what a run would do, and what of it is done. Loads no engine, writes nothing but prompt shards."""
+    from pipeline import forecast
     from pipeline.config import load
     from pipeline.plan import make_plan
     from pipeline.prompts import import_prompts
@@ -86,13 +91,17 @@ def plan(config: ConfigFile = None, settings: Set = None, root: Root = RUNS, lim
     folder = root / loaded.name
     with locked(folder):
         imported = import_prompts(loaded.prompts, folder / "prompts")
-        steps = make_plan(loaded, folder).steps
+        planned = make_plan(loaded, folder)
+        steps = planned.steps
         done = [sum(finished(step.work(shard)) is not None for shard in imported.shards) for step in steps]
+        asked = forecast.forecasts(loaded, planned, imported.shards)
     rows = [(step.folder.name, f"{n} of {len(imported.shards)} shards") for step, n in zip(steps, done, strict=True)]
     n_completions = len(imported.active) * sum(source.n for source in loaded.sources)
     print(aligned([("stage", "done"), *rows]))
     longest = max(source.max_tokens for source in loaded.sources)
     print(f"{len(imported.active)} prompts, {n_completions} completions of at most {longest} tokens")
+    for line in forecast.lines(asked, folder, loaded.budget):
+        print(line)
 
 
 @app.command()

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from labelers.types import content_id
+from pipeline import judges
 from pipeline.card import card
 from pipeline.config import Config
 from pipeline.plan import Plan
@@ -103,9 +104,15 @@ def _lineage(config: Config, plan: Plan) -> dict[str, Any]:
         "parent": config.parent,
         "sources": {step.name: step.stage.identity() for step in plan.of_kind("completions")},  # type: ignore[attr-defined]
         "labelers": {
-            e.label: {"use": e.use, "version": e.spec.build().version, "fingerprint": e.spec.fingerprint()}
+            e.label: {
+                "use": e.use,
+                "version": e.spec.build().version,
+                "fingerprint": e.spec.fingerprint(),
+                "engine": dict(e.engine.identity()) if e.engine else None,
+            }
             for e in config.labelers
         },
+        "warnings": judges.warnings(config),
         "pairs": asdict(config.pairs),
         "license": config.dataset.license,
         "seed": config.seed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from labelers.protocol import Context
 from labelers.reward_model import rewards
@@ -31,9 +32,12 @@ class ImplicitReward:
     ## Known problems
     - It repeats what the policy believes already: round after round its mistakes grow. Mix in pairs of another labeler.
     - Sums grow with length; `per_token = true` takes that out, and with it some of the meaning.
-    - Text that was cut at the token limit is scored as if it had ended.
+    - Text that was cut at the token limit is scored as if it had ended, unless `cut = "abstain"`.
     - A control token written out in a completion is read by the models as that token.
     """
+
+    cut: Literal["score", "abstain"] = "score"
+    """A completion that was cut at its token limit: `score` it as if it had ended there, or `abstain`."""
 
     name = "implicit_reward"
     version = "1"
@@ -42,4 +46,4 @@ class ImplicitReward:
     examples = (Example(_ROME, better="Rome.", worse="Milan."),)
 
     def score(self, batch: Sequence[Candidate], ctx: Context) -> Sequence[Score | Abstain]:
-        return rewards(batch, ctx)
+        return rewards(batch, ctx, self.cut)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from labelers.protocol import Context
 from labelers.types import Abstain, Candidate, Example, Message, Needs, Prompt, Score
@@ -34,6 +35,9 @@ class RewardModel:
     - Models with several outputs, or with code of their own, are refused.
     """
 
+    cut: Literal["score", "abstain"] = "score"
+    """A completion that was cut at its token limit: `score` it as if it had ended there, or `abstain`."""
+
     name = "reward_model"
     version = "1"
     needs = Needs(engine=True)
@@ -41,18 +45,25 @@ class RewardModel:
     examples = (Example(_ROME, better="Rome.", worse="Milan."),)
 
     def score(self, batch: Sequence[Candidate], ctx: Context) -> Sequence[Score | Abstain]:
-        return rewards(batch, ctx)
+        return rewards(batch, ctx, self.cut)
 
 
-def rewards(batch: Sequence[Candidate], ctx: Context) -> list[Score | Abstain]:
-    """The engine's number for each candidate's whole conversation; an abstention where it has none."""
-    chats = [[*c.prompt.messages, Message("assistant", c.completion.text)] for c in batch]
+def rewards(batch: Sequence[Candidate], ctx: Context, cut: Literal["score", "abstain"]) -> list[Score | Abstain]:
+    """The engine's number for each candidate's whole conversation; an abstention where it has none.
+
+    Args:
+        cut: what to do with completions that were cut at their token limit.
+    """
+    asked = [c for c in batch if cut == "score" or c.completion.finish_reason != "length"]
+    chats = [[*c.prompt.messages, Message("assistant", c.completion.text)] for c in asked]
     values = ctx.rewards(chats) if chats else []
-    if len(values) != len(batch):
-        raise ValueError(f"the engine gave {len(values)} rewards to {len(batch)} conversations")
-    return [
-        Abstain("unavailable", "the model gave no reward: the conversation is too long, or its template refuses it")
-        if value is None
-        else Score(value)
-        for value in values
-    ]
+    if len(values) != len(asked):
+        raise ValueError(f"the engine gave {len(values)} rewards to {len(asked)} conversations")
+    found = {id(c): _label(value) for c, value in zip(asked, values, strict=True)}
+    return [found.get(id(c), Abstain("not_applicable", "the completion was cut at its token limit")) for c in batch]
+
+
+def _label(value: float | None) -> Score | Abstain:
+    if value is None:
+        return Abstain("unavailable", "the model gave no reward: too long for it, or its chat template refuses it")
+    return Score(value)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from labelers import compilers, python_code, python_lint, sql
 from labelers.compile_examples import BETTER_AND_WORSE
@@ -73,7 +73,8 @@ class Compiles:
     """Seconds for one compiler; 0 takes the language's own: 2, C++ and Rust 5, Java 10, Go 30."""
     max_chars: int = 1_048_576
     """Longer code is not judged: 1 MiB, the size cap in isolation.md, layer L0."""
-    _headers: Mapping[str, bytes] = field(init=False, repr=False, hash=False, default_factory=dict)
+
+    _headers: ClassVar[Mapping[str, bytes]] = {}
 
     name = "compiles"
     version = "2"

@@ -61,7 +61,10 @@ class Compare:
     @contextmanager
     def open(self, engine: Engine | None = None) -> Iterator[Transform]:
         """The transform, with the labeler in its own confined process."""
-        with lent_tools(self.name, engine, self.asking) as ctx, opened(self.labeler, ctx, self.limits) as worker:
+        with (
+            lent_tools(self.name, engine, self.asking, self.needs) as ctx,
+            opened(self.labeler, ctx, self.limits) as worker,
+        ):
             yield lambda prompts, *sources: self._compare(worker, ctx, prompts_of(prompts), pa.concat_tables(sources))
 
     def _compare(self, worker: Worker, ctx: Tools, prompts: dict[str, Prompt], completions: pa.Table) -> Made:

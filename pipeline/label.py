@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,8 +13,9 @@ import pyarrow as pa
 
 from labelers.discovery import LabelerSpec
 from labelers.errors import WrongAnswers
+from labelers.programs import Launcher
 from labelers.protocol import Program, Ran
-from labelers.sandbox import Limits, Worker, opened
+from labelers.sandbox import Limits, RunProgram, Worker, lent, opened
 from labelers.types import Abstain, Candidate, Completion, Message, Needs, Prompt, Score
 from pipeline.budget import Asking, Meter
 from pipeline.engines import Engine, EngineSpec, Generation, Request, RewardEngine, Sampling
@@ -64,7 +64,10 @@ class Label:
     @contextmanager
     def open(self, engine: Engine | None = None) -> Iterator[Transform]:
         """The transform, with the labeler in its own confined process."""
-        with lent_tools(self.name, engine, self.asking) as ctx, opened(self.labeler, ctx, self.limits) as worker:
+        with (
+            lent_tools(self.name, engine, self.asking, self.needs) as ctx,
+            opened(self.labeler, ctx, self.limits) as worker,
+        ):
             yield lambda prompts, completions: self._label(worker, prompts_of(prompts), completions)
 
     def _label(self, worker: Worker, prompts: dict[str, Prompt], completions: pa.Table) -> Made:
@@ -88,6 +91,7 @@ class Tools:
     sampling: Sampling = Asking().sampling
     seed: int = 0
     meter: Meter | None = None
+    launcher: Launcher | None = None
 
     def generate(self, chats: Sequence[Sequence[Message]], schema: str = "") -> list[str | None]:
         """The engine's reply to each chat; None where it gave none.
@@ -125,8 +129,12 @@ class Tools:
         return replace(self, sampling=replace(self.sampling, temperature=1.0), seed=number)
 
     def run_program(self, program: Program) -> Ran:
-        """Runs a program on text that nobody trusts."""
-        raise BrokenLabeler("no launcher is lent here yet")
+        """Runs a program on text that nobody trusts.
+
+        Raises:
+            LabelerError: the labeler's needs name no program, or it cannot be confined.
+        """
+        return self.start(program)
 
 
 def asked(ask: Callable[..., list[Any]], *question: Any) -> list[Any]:
@@ -138,10 +146,15 @@ def asked(ask: Callable[..., list[Any]], *question: Any) -> list[Any]:
 
 
 @contextmanager
-def lent_tools(name: str, engine: Engine | None, asking: Asking) -> Iterator[Tools]:
-    """The tools of one labeler while its stage is open; its scratch folder goes with them."""
-    with tempfile.TemporaryDirectory(prefix=f"{name}-") as scratch:
-        yield Tools(Path(scratch), engine, asking.sampling, meter=asking.meter(name))
+def lent_tools(name: str, engine: Engine | None, asking: Asking, needs: Needs = Needs()) -> Iterator[Tools]:
+    """The tools of one labeler while its stage is open; its scratch folder and its programs' sandbox go with them."""
+    sampling, meter = asking.sampling, asking.meter(name)
+
+    def made(scratch: Path, run_program: RunProgram) -> Tools:
+        return Tools(scratch, engine, sampling, meter=meter, start=run_program)
+
+    with lent(made, name, needs) as tools:
+        yield tools
 
 
 def _reply(answer: Generation) -> str | None:

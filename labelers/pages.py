@@ -52,16 +52,16 @@ def _class_in(file: Path, name: str) -> ast.ClassDef | None:
 def page(use: str) -> str:
     """A labeler's page: docstring, options with defaults and sentences, examples. Raises: LabelerError."""
     labeler: Any = load(use)
-    if isinstance(labeler.needs, property) or isinstance(labeler.examples, property):  # they depend on the options
-        labeler = type(labeler.__name__, (labeler,), {p: getattr(build(use), p) for p in ("needs", "examples")})
-    needs = [k for k, v in dataclasses.asdict(labeler.needs).items() if v is True]
+    depends = isinstance(labeler.needs, property) or isinstance(labeler.examples, property)
+    shown: Any = build(use) if depends else labeler  # those of the default options
+    needs = [k for k, v in dataclasses.asdict(shown.needs).items() if v is True]
     facts = [
         "compares two completions" if hasattr(labeler, "compare") else "scores one completion",
         f"version {labeler.version}",
         *([f"needs {', '.join(needs)}"] if needs else []),
     ]
     parts = [f"# {labeler.name}", f"{'; '.join(facts)}.", inspect.getdoc(labeler) or "", _options(labeler)]
-    return "\n\n".join(part for part in [*parts, _examples(labeler)] if part) + "\n"
+    return "\n\n".join(part for part in [*parts, _examples(shown)] if part) + "\n"
 
 
 def _options(labeler: Any) -> str:

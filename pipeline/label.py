@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,9 +14,10 @@ import pyarrow as pa
 
 from labelers.discovery import LabelerSpec
 from labelers.errors import WrongAnswers
-from labelers.programs import Launcher
+from labelers.printable import printable
+from labelers.programs import Launcher, opened_launcher
 from labelers.protocol import Program, Ran
-from labelers.sandbox import Limits, RunProgram, Worker, lent, opened
+from labelers.sandbox import Limits, Worker, opened
 from labelers.types import Abstain, Candidate, Completion, Message, Needs, Prompt, Score
 from pipeline.budget import Asking, Meter
 from pipeline.engines import Engine, EngineSpec, Generation, Request, RewardEngine, Sampling
@@ -129,12 +131,14 @@ class Tools:
         return replace(self, sampling=replace(self.sampling, temperature=1.0), seed=number)
 
     def run_program(self, program: Program) -> Ran:
-        """Runs a program on text that nobody trusts.
+        """Runs a program on text that nobody trusts, in the one sandbox of this stage.
 
         Raises:
-            LabelerError: the labeler's needs name no program, or it cannot be confined.
+            BrokenLabeler: the labeler's needs name no program.
         """
-        return self.start(program)
+        if self.launcher is None:
+            raise BrokenLabeler('the labeler runs a program; hint: needs = Needs(programs=("gcc",))')
+        return self.launcher.run(program)
 
 
 def asked(ask: Callable[..., list[Any]], *question: Any) -> list[Any]:
@@ -146,15 +150,11 @@ def asked(ask: Callable[..., list[Any]], *question: Any) -> list[Any]:
 
 
 @contextmanager
-def lent_tools(name: str, engine: Engine | None, asking: Asking, needs: Needs = Needs()) -> Iterator[Tools]:
-    """The tools of one labeler while its stage is open; its scratch folder and its programs' sandbox go with them."""
-    sampling, meter = asking.sampling, asking.meter(name)
-
-    def made(scratch: Path, run_program: RunProgram) -> Tools:
-        return Tools(scratch, engine, sampling, meter=meter, start=run_program)
-
-    with lent(made, name, needs) as tools:
-        yield tools
+def lent_tools(name: str, engine: Engine | None, asking: Asking, needs: Needs) -> Iterator[Tools]:
+    """The tools of one labeler while its stage is open; its scratch folder and its launcher go with them."""
+    with tempfile.TemporaryDirectory(prefix=f"{name}-") as scratch, ExitStack() as stack:
+        launcher = stack.enter_context(opened_launcher(needs)) if needs.programs or needs.sandbox else None
+        yield Tools(Path(scratch), engine, asking.sampling, meter=asking.meter(name), launcher=launcher)
 
 
 def _reply(answer: Generation) -> str | None:
@@ -196,7 +196,7 @@ def require_enough(name: str, labels: Sequence[object], max_abstained: float) ->
         return
     (kind, reason), times = Counter((a.kind, a.reason) for a in abstained).most_common(1)[0]
     raise BrokenLabeler(
-        f"labeler {name}: abstained on {len(abstained)} of {len(labels)} items of a shard, {times} times as {kind}: {reason}; "
+        f"labeler {name}: abstained on {len(abstained)} of {len(labels)} items of a shard, {times} times as {kind}: {printable(reason)}; "
         "hint: select the prompts it is for with where, mend the labeler, or raise its max_abstained"
     )
 

@@ -293,6 +293,8 @@ def engine_args(spec: Vllm) -> Any:
         use_tqdm_on_load=False,
         # The sampler is the config's alone: a model's generation_config must not set temperature or top-k behind its back.
         generation_config="vllm",
+        # Replies held to a schema come without blanks between their parts: a small model otherwise writes blanks to its limit.
+        structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
         **{name: value for name, value in optional.items() if value is not None},
     )
 
@@ -329,7 +331,7 @@ def _template(spec: Vllm, tokenizer: Any) -> str | None:
 def params(request: Request) -> Any:
     """vLLM's own sampling parameters for a request."""
     from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+    from vllm.sampling_params import RequestOutputKind
 
     s: Sampling = request.sampling
     return SamplingParams(
@@ -341,8 +343,15 @@ def params(request: Request) -> Any:
         seed=request.seed if s.temperature > 0 else None,
         logprobs=0 if s.logprobs else None,
         output_kind=RequestOutputKind.FINAL_ONLY,
-        structured_outputs=StructuredOutputsParams(json=request.schema) if request.schema else None,
+        structured_outputs=_held_to(request.schema),
     )
+
+
+def _held_to(schema: str) -> Any:
+    """What keeps a completion to a JSON Schema."""
+    from vllm.sampling_params import StructuredOutputsParams
+
+    return StructuredOutputsParams(json=schema) if schema else None
 
 
 def _sampled(output: Any, seed: int) -> Sampled:

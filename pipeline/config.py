@@ -69,7 +69,8 @@ class LabelerEntry:
             implicit_reward.
         reply_tokens: tokens of a judge's reply at most; models that think first need more.
         votes: for judges: extra answers in each order, drawn at temperature 1, where the two orders disagree; 0 makes each such
-            comparison a tie at once. 2 suffice to mend most slips (docs/log.md).
+            comparison a tie at once. A judge that is right 80 % of the time decides 68 % of the questions with 0, 88 % with 2,
+            94 % and 95 % of them rightly (tests/pipeline/test_votes.py).
     """
 
     use: str

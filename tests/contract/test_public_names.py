@@ -43,6 +43,7 @@ EXIT_CODES = {
     "ConfigError": 2,
     "EnvironmentLacks": 3,
     "BelowGate": 4,
+    "BudgetSpent": 4,
     "Busy": 75,
 }
 """What a scheduler reads."""

@@ -79,6 +79,8 @@ def test_votes_decide_more_questions_and_are_no_less_often_right() -> None:
     share, decided = share_right(asked, judged(right(0.8, seed=2), asked, votes=2)[0])
     assert decided > 1.2 * decided_without
     assert share > without > 0.9
+    assert decided == pytest.approx(0.881 * 4000, abs=100)
+    assert share == pytest.approx(0.949, abs=0.015)
 
 
 def test_only_contested_questions_are_asked_again_in_both_orders() -> None:

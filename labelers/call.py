@@ -33,6 +33,16 @@ class Malformed:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Crashed:
+    """One item made the labeler raise, or ended its process."""
+
+    reason: str
+
+
+Outcome = Label | Malformed | Crashed
+
+
 def score(labeler: PointwiseLabeler, batch: Sequence[Candidate], ctx: Context) -> list[Score | Abstain]:
     """One label for each candidate, in order. An exception costs only the text that caused it.
 
@@ -47,7 +57,7 @@ def compare(labeler: PairwiseLabeler, batch: Sequence[Comparison], ctx: Context)
     return settled(place(labeler), answers(labeler, batch, ctx), has_answered=False)  # type: ignore[return-value]
 
 
-def answers(labeler: Any, batch: Sequence[Any], ctx: Context) -> list[Label | Malformed]:
+def answers(labeler: Any, batch: Sequence[Any], ctx: Context) -> list[Outcome]:
     """What the labeler says to each item; the batch is halved until a poison item is alone.
 
     Raises:
@@ -66,7 +76,7 @@ class _Entangled(Exception):
     """Each item alone is answered, and together they are not: the answers depend on neighbours and are of no use."""
 
 
-def _answers(ask: Callable[[Sequence[Any]], Any], batch: Sequence[Any], kinds: Any) -> list[Label | Malformed]:
+def _answers(ask: Callable[[Sequence[Any]], Any], batch: Sequence[Any], kinds: Any) -> list[Outcome]:
     if not batch:
         return []
     try:
@@ -76,7 +86,7 @@ def _answers(ask: Callable[[Sequence[Any]], Any], batch: Sequence[Any], kinds: A
         raise
     except (Exception, SystemExit) as error:  # a labeler is somebody else's code: anything may come out
         if len(batch) == 1:
-            return [Abstain("crashed", described(error))]
+            return [Crashed(described(error))]
         return _halves(ask, batch, kinds)
     if not wrong:
         return list(found)
@@ -91,7 +101,7 @@ def _answers(ask: Callable[[Sequence[Any]], Any], batch: Sequence[Any], kinds: A
     return answers
 
 
-def _halves(ask: Callable[[Sequence[Any]], Any], batch: Sequence[Any], kinds: Any) -> list[Label | Malformed]:
+def _halves(ask: Callable[[Sequence[Any]], Any], batch: Sequence[Any], kinds: Any) -> list[Outcome]:
     middle = len(batch) // 2
     return [answer for half in (batch[:middle], batch[middle:]) for answer in _answers(ask, half, kinds)]
 
@@ -144,7 +154,7 @@ def cut(text: str, limit: int = REASON_CHARS) -> str:
     return text if len(text) <= limit else f"{text[: limit - 20]} ... ({len(text)} chars)"[:limit]
 
 
-def settled(where: str, found: Sequence[Label | Malformed], *, has_answered: bool) -> list[Label]:
+def settled(where: str, found: Sequence[Outcome], *, has_answered: bool) -> list[Label]:
     """The labels, where an answer that is none costs its item only.
 
     Args:
@@ -158,4 +168,4 @@ def settled(where: str, found: Sequence[Label | Malformed], *, has_answered: boo
     enough = len(found) >= FEW or not has_answered
     if malformed and enough and len(malformed) >= BROKEN_SHARE * len(found):
         raise WrongAnswers(f"labeler {where}: {malformed[0].reason}")
-    return [Abstain("crashed", answer.reason) if isinstance(answer, Malformed) else answer for answer in found]
+    return [Abstain("crashed", a.reason) if isinstance(a, Malformed | Crashed) else a for a in found]

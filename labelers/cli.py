@@ -1,6 +1,7 @@
 """`python -m labelers`: look at labelers and try them, without a run. stdout is data, stderr is talk.
 
-Exit codes: 0 done; 1 the labeler breaks its contract; 2 a wrong command, option, labeler or input line; 130 interrupted.
+Exit codes: 0 done; 1 the labeler breaks its contract; 2 a wrong command, option, labeler or input line; 3 this machine lacks a
+layer of isolation that the labeler needs; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ import contextlib
 import json
 import os
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from labelers.errors import LabelerError, OptionError, WrongShape
+from labelers.errors import IsolationLacks, LabelerError, OptionError, WrongShape
+from labelers.printable import printable
 from labelers.protocol import Program, Ran
 
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+if TYPE_CHECKING:
+    from labelers.discovery import LabelerSpec
+    from labelers.sandbox import Limits, Worker
+
+DONE, FAILED, USAGE, ENVIRONMENT, INTERRUPTED = 0, 1, 2, 3, 130
 _SPEC = "a name, package.module:Class, or ./file.py:Class"
 
 
@@ -34,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except LabelerError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE
+        print(f"error: {printable(str(error))}", file=sys.stderr)
+        return ENVIRONMENT if isinstance(error, IsolationLacks) else USAGE
     except BrokenPipeError:  # the reader of stdout has gone, for example `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
@@ -62,7 +67,18 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text)
         command.add_argument("use", metavar="SPEC", help=_SPEC)
         command.add_argument("--options", default="{}", metavar="JSON", help="the labeler's options, a JSON object")
+        command.add_argument("--timeout", type=float, default=2.0, metavar="SECONDS", help="for one item (2)")
+        command.add_argument(
+            "--allow", action="append", default=[], choices=["network", "sandbox"],
+            help="let it open connections, or run completions",
+        )  # fmt: skip
+        command.add_argument(
+            "--accept-weaker", action="append", default=[], metavar="LAYER",
+            help="go on without this layer of isolation: rlimits, no_new_privs, seccomp, landlock",
+        )  # fmt: skip
         command.set_defaults(run=run)
+        if name == "score":
+            command.add_argument("--sandbox", action="store_true", help="allow a labeler that runs the completions")
     return parser
 
 
@@ -102,18 +118,19 @@ def _new(parsed: argparse.Namespace) -> int:
 
 
 def _check(parsed: argparse.Namespace) -> int:
-    from labelers.discovery import LabelerSpec
-    from labelers.testing import check, speed
+    from labelers.testing import check, speed, through
 
-    spec = LabelerSpec(parsed.use, _options(parsed.options))
+    spec, limits = _wanted(parsed)
     labeler = spec.build()
-    findings = check(labeler, spec=spec)
-    for finding in findings:
-        print(finding)
-    if findings:
-        print(f"{labeler.name}: {len(findings)} findings", file=sys.stderr)
-        return FAILED
-    print(f"{labeler.name}: keeps the contract; {speed(labeler):,.0f} per second on its examples", file=sys.stderr)
+    with _opened(spec, limits) as worker:
+        findings = check(labeler, spec=spec, worker=worker)
+        for finding in findings:
+            print(printable(str(finding)))
+        if findings:
+            print(f"{labeler.name}: {len(findings)} findings", file=sys.stderr)
+            return FAILED
+        fast = speed(through(worker, labeler))
+    print(f"{labeler.name}: keeps the contract; {fast:,.0f} per second on its examples, confined", file=sys.stderr)
     if labeler.needs.engine:
         print(
             "hint: its examples were not ranked, as there is no model here; see labelers.testing.check", file=sys.stderr
@@ -122,10 +139,10 @@ def _check(parsed: argparse.Namespace) -> int:
 
 
 def _score(parsed: argparse.Namespace) -> int:
-    from labelers.discovery import build
     from labelers.rows import label_lines
 
-    labeler: Any = build(parsed.use, _options(parsed.options))
+    spec, limits = _wanted(parsed)
+    labeler = spec.build()
     if hasattr(labeler, "compare"):
         needs = " and asks a model" if labeler.needs.engine else ""
         raise LabelerError(
@@ -137,13 +154,13 @@ def _score(parsed: argparse.Namespace) -> int:
             f"{labeler.name} asks a model, and there is none here",
             hint=f"use it in a run: python -m pipeline run --set labelers.0.use={parsed.use}",
         )
-    with tempfile.TemporaryDirectory() as scratch:
+    with _opened(spec, limits) as worker:
         try:
-            for line in label_lines(sys.stdin.buffer, labeler, _NoModel(Path(scratch))):
+            for line in label_lines(sys.stdin.buffer, worker.score):
                 print(line)
         except WrongShape as error:
             sys.stdout.flush()
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(str(error))}", file=sys.stderr)
             return FAILED
         finally:
             with contextlib.suppress(BrokenPipeError):
@@ -151,20 +168,41 @@ def _score(parsed: argparse.Namespace) -> int:
     return DONE
 
 
+def _wanted(parsed: argparse.Namespace) -> tuple[LabelerSpec, Limits]:
+    from labelers.discovery import LabelerSpec
+    from labelers.sandbox import Limits
+
+    granted, weaker = frozenset(parsed.allow), frozenset(parsed.accept_weaker)
+    return LabelerSpec(parsed.use, _options(parsed.options)), Limits(
+        parsed.timeout, allow=granted, accept_weaker=weaker
+    )
+
+
+@contextlib.contextmanager
+def _opened(spec: LabelerSpec, limits: Limits) -> Iterator[Worker]:
+    """The labeler in its confined process, with a scratch folder and what starts programs; what is lost goes to stderr."""
+    from labelers.sandbox import lent, opened, require_allowed
+
+    labeler = spec.build()
+    require_allowed(labeler.name, labeler.needs, limits)
+    with lent(_NoModel, labeler.name, labeler.needs) as tools, opened(spec, tools, limits) as worker:
+        for layer, why in worker.lost.items():
+            print(f"warning: without the isolation layer {layer}: {why}", file=sys.stderr)
+        yield worker
+
+
 @dataclass(frozen=True)
 class _NoModel:
-    """The context of `score`: a scratch folder and nothing else."""
+    """The context of `score` and `check`: a scratch folder, and programs where the labeler needs some."""
 
     scratch: Path
+    run_program: Callable[[Program], Ran]
 
     def generate(self, chats: Sequence[Any], schema: str = "") -> Sequence[str | None]:
-        raise LabelerError("there is no model here", hint="use the labeler in a run, with needs = Needs(engine=True)")
+        return [None for _ in chats]
 
     def rewards(self, chats: Sequence[Any]) -> Sequence[float | None]:
-        raise LabelerError("there is no model here", hint="use the labeler in a run, with needs = Needs(engine=True)")
-
-    def run_program(self, program: Program) -> Ran:
-        raise LabelerError("no launcher is lent here yet")
+        return [None for _ in chats]
 
 
 def _options(text: str) -> dict[str, Any]:

@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from labelers.errors import LabelerError, WrongShape
-from labelers.protocol import Context, PointwiseLabeler
+from labelers.errors import LabelerError
 from labelers.strict_json import NotJson, Undecided, read_json
 from labelers.types import Abstain, Candidate, Completion, Message, Prompt, Score
 
 BATCH_ROWS = 64
-"""Rows per call: isolation.md's cheapest batch size but one; small, so that output follows input soon."""
+"""Rows per call; small, so that output follows input soon."""
 
 
 class BadRow(LabelerError):
     """A line is not a row; the text names the line."""
 
 
-def label_lines(lines: Iterable[bytes], labeler: PointwiseLabeler, ctx: Context) -> Iterator[str]:
+def label_lines(
+    lines: Iterable[bytes], score: Callable[[Sequence[Candidate]], Sequence[Score | Abstain]]
+) -> Iterator[str]:
     """One JSON line per input line, in order. What was read before a bad line is still labelled.
+
+    Args:
+        score: labels a batch, one label a candidate (labelers.sandbox.Worker.score).
 
     Raises:
         BadRow: naming the line.
-        WrongShape: the labeler answered with the wrong number or type.
+        WrongAnswers: see `score`.
     """
     rows = _rows(lines)
     failure: BadRow | None = None
@@ -38,7 +42,7 @@ def label_lines(lines: Iterable[bytes], labeler: PointwiseLabeler, ctx: Context)
             failure = error
         if not batch and failure is None:
             return
-        yield from (_line(outcome) for outcome in _label(batch, labeler, ctx))
+        yield from (_line(outcome) for outcome in score(batch))
     raise failure
 
 
@@ -86,24 +90,6 @@ def _prompt(row: dict[str, Any]) -> Prompt:
     if not isinstance(metadata, dict):
         raise TypeError("metadata is not an object")
     return Prompt.make(messages, row.get("target"), metadata)
-
-
-def _label(batch: Sequence[Candidate], labeler: PointwiseLabeler, ctx: Context) -> list[Score | Abstain]:
-    """The batch's outcomes; a text that makes the labeler raise abstains, and only that one."""
-    try:
-        outcomes = list(labeler.score(batch, ctx)) if batch else []
-    except Exception as error:
-        if len(batch) == 1:
-            return [Abstain("crashed", f"{type(error).__name__}: {error}")]
-        half = len(batch) // 2
-        return _label(batch[:half], labeler, ctx) + _label(batch[half:], labeler, ctx)
-    if len(outcomes) != len(batch):
-        raise WrongShape(f"{labeler.name} gave {len(outcomes)} answers to {len(batch)} rows")
-    if odd := [o for o in outcomes if not isinstance(o, Score | Abstain)]:
-        raise WrongShape(
-            f"{labeler.name} answered with {type(odd[0]).__name__}", hint="return Score(...) or Abstain(...)"
-        )
-    return outcomes
 
 
 def _line(outcome: Score | Abstain) -> str:

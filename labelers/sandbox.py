@@ -14,19 +14,24 @@ import contextlib
 import os
 import secrets
 import signal
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from labelers import wire
-from labelers.call import Label, Malformed, cut, settled
+from labelers.call import Crashed, Label, Malformed, Outcome, cut, settled
 from labelers.confine import REMEDY, REQUIRED
 from labelers.discovery import LabelerSpec
-from labelers.errors import IsolationLacks
-from labelers.protocol import Context
+from labelers.errors import IsolationLacks, LabelerError
+from labelers.protocol import Context, Program, Ran
 from labelers.spawn import Built, Nursery, as_error
 from labelers.types import Abstain, Candidate, Comparison, Needs, Score, Verdict
+
+RunProgram = Callable[[Program], Ran]
+Tools = TypeVar("Tools")
 
 BATCH_ITEMS = 64
 BATCH_CHARS = 1 << 18
@@ -69,28 +74,50 @@ def opened(spec: LabelerSpec, tools: Context, limits: Limits | None = None) -> I
     limits = limits or Limits()
     whole = "network" in limits.allow
     with Nursery.started(spec, tools.scratch, limits.memory_gb, whole_environment=whole) as nursery:
-        _require_allowed(nursery.built, limits)
+        require_allowed(nursery.built.name, nursery.built.needs, limits)
         worker = Worker(nursery, tools, limits)
         worker.ready()
         yield worker
 
 
-def _require_allowed(built: Built, limits: Limits) -> None:
-    for need in ("network", "sandbox"):
-        if getattr(built.needs, need) and need not in limits.allow:
-            what = "opens connections" if need == "network" else "runs completions"
-            raise IsolationLacks(
-                f"{built.name} {what}, which is not allowed",
-                hint=f"{need} = true in the run's config, or --allow {need}",
-            )
+def require_allowed(name: str, needs: Needs, limits: Limits) -> None:
+    """Raises: IsolationLacks when the labeler called `name` needs what `limits` do not grant."""
+    for need, what in {"network": "opens connections", "sandbox": "runs completions"}.items():
+        if getattr(needs, need) and need not in limits.allow:
+            hint = f"{need} = true in the run's config, or --allow {need}"
+            raise IsolationLacks(f"{name} {what}, which is not allowed", hint=hint)
+
+
+@contextlib.contextmanager
+def lent(make: Callable[[Path, RunProgram], Tools], name: str, needs: Needs) -> Iterator[Tools]:
+    """The tools that `make` makes of a scratch folder, which goes with them, and of what starts the programs in `needs`.
+
+    Raises:
+        LabelerError: a program is missing, or the isolation for it.
+    """
+    with contextlib.ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"{name}-")))
+        run_program: RunProgram = no_program
+        if needs.programs or needs.sandbox:
+            from labelers.programs import opened_launcher
+
+            run_program = stack.enter_context(opened_launcher(needs)).run
+        yield make(scratch, run_program)
+
+
+def no_program(program: Program) -> Ran:
+    """Refuses. Raises: LabelerError."""
+    raise LabelerError(
+        f"the labeler starts {program.argv[0]!r} and does not say so", hint="needs = Needs(programs=(...))"
+    )
 
 
 @dataclass
 class _Failure:
     """What came of a batch that was not answered."""
 
-    kind: str
     reason: str
+    is_timeout: bool = False
     is_memory: bool = False
 
 
@@ -106,6 +133,8 @@ class Worker:
         self._served = 0
         self._first_rss = 0
         self.layers: dict[str, str] = {}
+        self.crashes: list[str] = []
+        """Why items of the last batch became abstentions though the labeler did not say so."""
 
     @property
     def name(self) -> str:
@@ -171,11 +200,12 @@ class Worker:
 
     def _judge(self, batch: Sequence[Any], tools: Context | None) -> list[Label]:
         self._tools = tools or self._lent
-        found: list[Label | Malformed] = []
+        found: list[Outcome] = []
         while len(found) < len(batch):
             found += self._part(batch[len(found) : len(found) + self._fitting(batch, len(found))])
         labels = settled(self._built.place, found, has_answered=self._has_answered)
-        self._has_answered |= any(not isinstance(answer, Malformed) for answer in found)
+        self._has_answered |= any(not isinstance(answer, Malformed | Crashed) for answer in found)
+        self.crashes = [answer.reason for answer in found if isinstance(answer, Malformed | Crashed)]
         return labels
 
     def _fitting(self, batch: Sequence[Any], start: int) -> int:
@@ -190,7 +220,7 @@ class Worker:
             n += 1
         return n
 
-    def _part(self, part: Sequence[Any]) -> list[Label | Malformed]:
+    def _part(self, part: Sequence[Any]) -> list[Outcome]:
         began = time.monotonic()
         outcome = self._try(part)
         if isinstance(outcome, _Failure) and outcome.is_memory and self._served:
@@ -203,29 +233,30 @@ class Worker:
             self._recycle_when_grown()
             return outcome
         if len(part) == 1:
-            return [Abstain(outcome.kind, cut(outcome.reason))]  # type: ignore[arg-type]
+            reason = cut(outcome.reason)
+            return [Abstain("timeout", reason) if outcome.is_timeout else Crashed(reason)]
         self._size = 1
         step = (len(part) + 1) // 2 if self.needs.engine else 1
         return [label for i in range(0, len(part), step) for label in self._part(part[i : i + step])]
 
-    def _try(self, part: Sequence[Any]) -> list[Label | Malformed] | _Failure:
+    def _try(self, part: Sequence[Any]) -> list[Outcome] | _Failure:
         """Asks for the part once; a worker that fails is buried."""
         self.ready()
         try:
             return self._ask(part)
         except TimeoutError:
             self._nursery.bury()
-            return _Failure("timeout", f"no answer within {self._limits.timeout_s:g} s")
+            return _Failure(f"no answer within {self._limits.timeout_s:g} s", is_timeout=True)
         except wire.Misbehaved as error:
             self._nursery.bury()
-            return _Failure("crashed", f"the labeler's process misbehaved: {error}")
+            return _Failure(f"the labeler's process misbehaved: {error}")
         except wire.Closed:
-            return _Failure("crashed", _ending(self._nursery.bury()))
+            return _Failure(_ending(self._nursery.bury()))
         except BaseException:  # a tool's own error, Ctrl-C: the worker waits for an answer that will not come
             self._nursery.bury()
             raise
 
-    def _ask(self, part: Sequence[Any]) -> list[Label | Malformed] | _Failure:
+    def _ask(self, part: Sequence[Any]) -> list[Outcome] | _Failure:
         """Raises: TimeoutError, Closed, Misbehaved; LabelerError; what a tool raised."""
         channel, nonce = self._nursery.channel, secrets.token_hex(8)
         deadline = time.monotonic() + self._seconds_for(len(part))
@@ -240,7 +271,7 @@ class Worker:
                     self._confirm(channel)
                     return labels
                 case ["failed", str(said), str(kind), str(reason)] if said in (nonce, ""):
-                    return _Failure("crashed", reason, is_memory=kind == "MemoryError")
+                    return _Failure(reason, is_memory=kind == "MemoryError")
                 case ["error", str(said), *_] if said == nonce:
                     raise as_error(message[2:])
             began = time.monotonic()

@@ -15,8 +15,9 @@ from labelers.discovery import LabelerSpec
 from labelers.errors import LabelerError, WrongShape
 from labelers.nasty import nasty_texts
 from labelers.protocol import Chat, Context, Labeler, Program, Ran
+from labelers.sandbox import Worker
 from labelers.shape import check_class, check_instance
-from labelers.types import Abstain, Candidate, Comparison, Completion, Score, Verdict
+from labelers.types import Abstain, Candidate, Comparison, Completion, Example, Needs, Score, Verdict
 
 Outcome = Score | Verdict | Abstain
 SLOW_ITEM_S = 2.0
@@ -57,7 +58,9 @@ class ScriptedEngine:
         raise LabelerError("a scripted engine starts no program")
 
 
-def check(labeler: Labeler, ctx: Context | None = None, *, spec: LabelerSpec | None = None) -> list[Finding]:
+def check(
+    labeler: Labeler, ctx: Context | None = None, *, spec: LabelerSpec | None = None, worker: Worker | None = None
+) -> list[Finding]:
     """What breaks the contract; nothing, when the labeler keeps it.
 
     Args:
@@ -65,6 +68,7 @@ def check(labeler: Labeler, ctx: Context | None = None, *, spec: LabelerSpec | N
             its examples are not ranked.
         spec: how the labeler was named. With it, the rule "can go to a worker process" builds it anew instead of pickling
             it, which is how the pipeline does it and the only way for a file plugin.
+        worker: the same labeler in its confined process, which is then what is asked: what runs here alone is found too.
     """
     try:
         check_class(type(labeler), type(labeler).__qualname__)
@@ -73,11 +77,37 @@ def check(labeler: Labeler, ctx: Context | None = None, *, spec: LabelerSpec | N
         return [Finding("has the shape of a labeler", str(error))]
     without_engine = labeler.needs.engine and ctx is None
     context = ctx or ScriptedEngine()
-    findings = _check_pickling(labeler, spec) + _check_nasty(labeler, context)
+    asked: Any = labeler if worker is None else through(worker, labeler)
+    findings = _check_pickling(labeler, spec) + _check_nasty(asked, context)
     if not findings:
-        findings += _check_neighbours(labeler, context)
-        findings += _check_silence(labeler, context) if without_engine else _check_examples(labeler, context)
+        findings += _check_neighbours(asked, context)
+        findings += _check_silence(asked, context) if without_engine else _check_examples(asked, context)
     return findings
+
+
+def through(worker: Worker, labeler: Labeler) -> Labeler:
+    """The labeler as its confined worker answers for it; an item that crashes there raises here, with the reason."""
+    found: Any = _Confined(worker, labeler.name, labeler.needs, labeler.examples)
+    if worker.pairwise:
+        found.compare = found.asked
+    else:
+        found.score = found.asked
+    labeler_like: Labeler = found
+    return labeler_like
+
+
+@dataclass
+class _Confined:
+    worker: Worker
+    name: str
+    needs: Needs
+    examples: Sequence[Example]
+
+    def asked(self, batch: Sequence[Any], ctx: Context) -> Sequence[Outcome]:
+        labels = self.worker.compare(batch) if self.worker.pairwise else self.worker.score(batch)
+        if self.worker.crashes:
+            raise RuntimeError(self.worker.crashes[0])
+        return labels
 
 
 def speed(labeler: Labeler, ctx: Context | None = None, *, seconds: float = 0.2) -> float:

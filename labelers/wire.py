@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from labelers.call import REASON_CHARS, Label, Malformed, cut
+from labelers.call import REASON_CHARS, Crashed, Malformed, Outcome, cut
 from labelers.protocol import Program, Ran
 from labelers.types import (
     Abstain,
@@ -137,12 +137,12 @@ def read_question(body: bytes) -> tuple[str, list[Candidate] | list[Comparison]]
     return nonce, [Candidate(prompts[n], Completion(*fields)) for n, fields in rows]
 
 
-def pack_answers(nonce: str, answers: Sequence[Label | Malformed]) -> bytes:
+def pack_answers(nonce: str, answers: Sequence[Outcome]) -> bytes:
     """The worker's reply: each label with its number."""
     return _json(["answers", nonce, [_row(number, each) for number, each in enumerate(answers)]]).encode("ascii")
 
 
-def _row(number: int, answer: Label | Malformed) -> list[Any]:
+def _row(number: int, answer: Outcome) -> list[Any]:
     reason = answer.reason if len(answer.reason) <= REASON_CHARS else cut(answer.reason)
     match answer:
         case Score(value):
@@ -153,6 +153,8 @@ def _row(number: int, answer: Label | Malformed) -> list[Any]:
             return [number, "abstain", kind, reason]
         case Malformed():
             return [number, "malformed", None, reason]
+        case Crashed():
+            return [number, "crashed", None, reason]
 
 
 def read_message(body: bytes) -> list[Any]:
@@ -166,7 +168,7 @@ def read_message(body: bytes) -> list[Any]:
     return message
 
 
-def read_answers(message: list[Any], nonce: str, count: int, pairwise: bool) -> list[Label | Malformed]:
+def read_answers(message: list[Any], nonce: str, count: int, pairwise: bool) -> list[Outcome]:
     """The labels in an "answers" message. Raises: Misbehaved, unless they are those that were asked for, in order."""
     match message:
         case ["answers", str(said), list(rows)] if said == nonce and len(rows) == count:
@@ -174,7 +176,7 @@ def read_answers(message: list[Any], nonce: str, count: int, pairwise: bool) -> 
     raise Misbehaved("it answered another question than the one asked")
 
 
-def _label(row: Any, number: int, pairwise: bool) -> Label | Malformed:
+def _label(row: Any, number: int, pairwise: bool) -> Outcome:
     match row:
         case [int(n), "score", float(value), str(reason)] if n == number and not pairwise and math.isfinite(value):
             return Score(value, reason[:REASON_CHARS])
@@ -184,6 +186,8 @@ def _label(row: Any, number: int, pairwise: bool) -> Label | Malformed:
             return Abstain(kind, reason[:REASON_CHARS])  # type: ignore[arg-type]
         case [int(n), "malformed", None, str(reason)] if n == number:
             return Malformed(reason[:REASON_CHARS])
+        case [int(n), "crashed", None, str(reason)] if n == number:
+            return Crashed(reason[:REASON_CHARS])
     raise Misbehaved("its answer is no label")
 
 

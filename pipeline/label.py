@@ -196,7 +196,8 @@ def require_enough(name: str, labels: Sequence[object], max_abstained: float) ->
         return
     (kind, reason), times = Counter((a.kind, a.reason) for a in abstained).most_common(1)[0]
     raise BrokenLabeler(
-        f"labeler {name}: abstained on {len(abstained)} of {len(labels)} items of a shard, {times} times as {kind}: {printable(reason)}; "
+        f"labeler {name}: abstained on {len(abstained)} of {len(labels)} items of a shard, "
+        f"{times} times as {kind}: {printable(reason)}; "
         "hint: select the prompts it is for with where, mend the labeler, or raise its max_abstained"
     )
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from labelers.cli import _NoModel
 from labelers.discovery import BUILTIN, LabelerSpec
 from labelers.nasty import nasty_texts
+from labelers.sandbox import Limits, lent, opened
 from labelers.testing import ScriptedEngine, check, speed
 from labelers.types import Abstain, Candidate, Example, Needs, Prompt, Score
 
@@ -29,7 +31,9 @@ class Short:
 @pytest.mark.parametrize("name", BUILTIN)
 def test_a_builtin_labeler_keeps_the_contract(name: str) -> None:
     spec = LabelerSpec(name)
-    assert check(spec.build(), spec=spec) == []
+    labeler, limits = spec.build(), Limits(allow=frozenset({"sandbox"}))
+    with lent(_NoModel, name, labeler.needs) as tools, opened(spec, tools, limits) as worker:
+        assert check(labeler, spec=spec, worker=worker) == []
 
 
 def rules(labeler: Any, **kwargs: Any) -> set[str]:

@@ -154,7 +154,7 @@ def test_a_labeler_that_answers_too_little_is_broken(score: Any, tmp_path: Path)
     (tmp_path / "p.py").write_text(SOURCE.replace("for c in batch]", "for c in batch[1:]]"))
     code, _, err = score([f"{tmp_path}/p.py:Short"], [row("a"), row("b")])
     assert code == 1
-    assert "1 answers to 2 rows" in err
+    assert "short (p.py:17): gave 0 labels for 1 items; hint" in err
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from pipeline.defects import Tally
 from pipeline.errors import ConfigError
 from pipeline.evidence import Evidence, Places, read_evidence, read_published, recall_places
 from pipeline.facts import Facts, facts_of, together
+from pipeline.judges import warnings
 from pipeline.label import Label
 from pipeline.overlap import repeated, text_of
 from pipeline.plan import Plan, make_plan
@@ -80,7 +81,7 @@ def audit(config: Config, plan: Plan, places: Places, lend: Lend | None = None, 
     """
     settings = config.audit
     signs = {entry.label: -1.0 if entry.weight < 0 else 1.0 for entry in config.labelers}
-    reading = Reading(Planter(max(settings.canaries, settings.judge_canaries)))
+    reading = Reading(Planter(max(settings.canaries, settings.costly_canaries)))
     for evidence in read_evidence(places):
         reading.shard(evidence, signs, keep_prompts=bool(settings.heldout))
     if published and (rows := read_published(places.run)) is not None:
@@ -119,7 +120,7 @@ def _findings(
     yield from canaries(reading.planter.planted(), stages, settings, signs, lend)
     yield from confounds(facts, settings, by_design(config))
     yield from entangled(facts)
-    yield from _judges_itself(config)
+    yield from (Finding("judge", "warn", said) for said in warnings(config))
     yield from orders(facts, settings, symmetric)
     yield from noise(facts, settings, symmetric)
     yield from agreement(facts, settings)
@@ -146,16 +147,6 @@ def _pairs(reading: Reading, facts: Facts) -> Finding:
     flipped = sum({row["prefers_forward"], row["prefers_backward"]} == {"a", "b"} for row in rows)
     why = f"; {flipped} of {len(rows)} verdicts flip with the order, and a flip is a tie" if flipped else ""
     return Finding("pairs", "warn", f"none{why}; hint: the run's table says what was dropped", 0.0)
-
-
-def _judges_itself(config: Config) -> Iterator[Finding]:
-    """A model prefers its own answers."""
-    made = {str(getattr(s.engine, "model", "")): s.name for s in config.sources if s.engine.use != "replay"}
-    for entry in config.labelers:
-        model = str(getattr(entry.engine, "model", "")) if entry.engine is not None else ""
-        if model and model in made:
-            seen = f"{entry.label} asks {model}, which also makes {made[model]}; hint: judge with another model"
-            yield Finding("judge", "warn", seen)
 
 
 def as_json(audited: Audited) -> dict[str, Any]:

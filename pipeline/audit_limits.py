@@ -35,8 +35,8 @@ class Audit:
         warn_abstained: share of a labeler's labels that are abstentions. Source: own.
         max_abstained: the same, to fail. Source: the labelers' own default.
         min_agreement: Krippendorff's alpha between labelers below which it warns; 0 is chance.
-        canaries: completions of the run around which they are planted, for each labeler that asks no model. Source: own.
-        judge_canaries: the same for labelers that ask a model; each costs four to eight questions.
+        canaries: completions of the run around which they are planted, for each labeler. Source: own.
+        costly_canaries: the same for labelers that ask a model or start programs; each costs four to eight questions.
         max_canaries: share of canaries of a kind that may be judged wrongly (identical texts and a labeler's own examples: none).
         heldout: a prompt file (or several) that no training prompt may repeat.
         near: Jaccard similarity of word 5-grams from which two prompts repeat each other. Source: the 0.8 of common
@@ -62,14 +62,14 @@ class Audit:
     max_abstained: float = 0.5
     min_agreement: float = 0.0
     canaries: int = 30
-    judge_canaries: int = 4
+    costly_canaries: int = 4
     max_canaries: float = 0.1
     heldout: str | tuple[str, ...] = ()
     near: float = 0.8
     max_heldout: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("min_items", "canaries", "judge_canaries"):
+        for name in ("min_items", "canaries", "costly_canaries"):
             if getattr(self, name) < 0:
                 raise ValueError(f"audit.{name} is {getattr(self, name)}; hint: 0 or more")
         for name, value in vars(self).items():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -138,11 +140,17 @@ def canaries(
             seen = f"{stage.name} asks a model; hint: python -m pipeline audit RUN --ask"
             yield Finding("canaries", "skipped", seen)
     fitting = [each for each in planted if set(each.labelers) <= able]
-    for stage in asked:
-        try:
-            _cast(ballot, stage, fitting, settings, signs.get(stage.name, 1.0), lend)
-        except (LabelerError, PipelineError) as error:
-            yield Finding("canaries", "warn", f"{stage.name} could not be asked: {error}")
+    with ThreadPoolExecutor(max(1, min(len(asked), os.cpu_count() or 1))) as threads:  # they start processes, and wait
+        polls = list(threads.map(lambda stage: _poll(stage, fitting, settings, lend), asked))
+    for stage, poll in zip(asked, polls, strict=True):
+        if isinstance(poll, Exception):
+            yield Finding("canaries", "warn", f"{stage.name} could not be asked: {poll}")
+            continue
+        if stage.engine is not None or stage.labeler.options:
+            why = "a model: it may err" if stage.engine is not None else "with this run's options"
+            ballot.gentle[stage.name] = f" ({why})"
+        for question, answer in poll:
+            ballot.note(stage.name, question, answer, signs.get(stage.name, 1.0))
     for kind in GOOD:
         if finding := ballot.finding(kind, settings):
             yield finding
@@ -158,25 +166,21 @@ def lent(spec: EngineSpec) -> Iterator[Engine]:
         engine.close()
 
 
-def _cast(
-    ballot: Ballot, stage: Label | Compare, planted: Sequence[Planted], settings: Audit, sign: float, lend: Lend | None
-) -> None:
-    """Asks one labeler all that is planted for it."""
-    if stage.engine is not None:
-        ballot.gentle[stage.name] = " (a model: it may err)"
-    n = settings.canaries if stage.engine is None else settings.judge_canaries
-    with ExitStack() as stack:
-        engine = stack.enter_context(lend(stage.engine)) if stage.engine is not None and lend is not None else None
-        tools = stack.enter_context(lent_tools(stage.name, engine, stage.asking))
-        worker = stack.enter_context(opened(stage.labeler, tools, stage.limits))
-        questions = list(_questions(stage, planted, n))
-        for question, answer in zip(questions, answers(worker, questions), strict=True):
-            ballot.note(stage.name, question, answer, sign)
-        examples = _examples(stage.name, stage.labeler.build().examples)
-        if stage.labeler.options:
-            ballot.gentle.setdefault(stage.name, " (with this run's options)")
-        for question, answer in zip(examples, answers(worker, examples), strict=True):
-            ballot.note(stage.name, question, answer, sign)
+def _poll(
+    stage: Label | Compare, planted: Sequence[Planted], settings: Audit, lend: Lend | None
+) -> list[tuple[Question, int | None]] | Exception:
+    """What one labeler answers to all that is planted for it; or why it could not be asked."""
+    try:
+        needs = stage.needs
+        n = settings.costly_canaries if needs.engine or needs.programs or needs.sandbox else settings.canaries
+        with ExitStack() as stack:
+            engine = stack.enter_context(lend(stage.engine)) if stage.engine is not None and lend is not None else None
+            tools = stack.enter_context(lent_tools(stage.name, engine, stage.asking, needs))
+            worker = stack.enter_context(opened(stage.labeler, tools, stage.limits))
+            questions = [*_questions(stage, planted, n), *_examples(stage.name, stage.labeler.build().examples)]
+            return list(zip(questions, answers(worker, questions), strict=True))
+    except (LabelerError, PipelineError) as error:
+        return error
 
 
 def _questions(stage: Label | Compare, planted: Sequence[Planted], n: int) -> Iterator[Question]:

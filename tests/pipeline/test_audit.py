@@ -476,7 +476,7 @@ def test_a_judge_is_asked_canaries_only_when_told_to(runs: Runs, judge: Server) 
     assert "asks a model; hint: python -m pipeline audit RUN --ask" in one(folder, "canaries").seen
     asked = {f.check: f for f in audit_run(folder, lent).findings}
     assert asked["canary: identical"].state == asked["canary: garbage"].state == "ok"
-    assert asked["canary: identical"].n == Audit().judge_canaries
+    assert asked["canary: identical"].n == Audit().costly_canaries
 
 
 # Agreement, abstentions, held-out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pipeline.config import Config
@@ -66,22 +67,29 @@ It trains as it is: `python -m trainer dpo --data path/to/this/folder --model MO
 | labeler | class | version | fingerprint |
 |---|---|---|---|
 {labelers}
-
+{isolation}
 Pair rule: {pairs}. Seed {seed}.{parent} A pair's two completions differ in score, are not the same text, and the chosen one ended
 by itself. Labels are a machine's: they say what the labelers above measure, and nothing else about quality.
-
+{warnings}
 Licence: {license}.
 """
 
 
 def card(
-    config: Config, rows: int, counts: Mapping[str, Counts], lineage: Mapping[str, Any], number: int, content: str
+    config: Config,
+    rows: int,
+    counts: Mapping[str, Counts],
+    lineage: Mapping[str, Any],
+    number: int,
+    content: str,
+    lost: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """The text of README.md of a dataset folder.
 
     Args:
         content: the version's content hash. `datasets` caches a local folder by its card alone (docs/decisions/0002), so the
             card must differ where the data differs.
+        lost: the layers of isolation that the labelers did without, and why.
     """
     return TEMPLATE.format(
         content=content,
@@ -100,9 +108,11 @@ def card(
             f"| {name} | {labeler['use']} | {labeler['version']} | {labeler['fingerprint'][:12]} |"
             for name, labeler in lineage["labelers"].items()
         ),
+        isolation="\n" + "".join(f"**Labelled without the isolation layer {k}**: {v}.\n\n" for k, v in lost.items()),
         pairs=", ".join(f"{key} {value}" for key, value in lineage["pairs"].items()),
         seed=config.seed,
         parent=f" Parent run: {config.parent}." if config.parent else "",
+        warnings="".join(f"\nWarning: {warning}.\n" for warning in lineage.get("warnings", ())),
     )
 
 

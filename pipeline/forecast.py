@@ -33,6 +33,8 @@ from pipeline.schema import COMPLETIONS, PROMPTS
 from pipeline.shards import read_receipt, read_shard
 from pipeline.work import finished
 
+LOOKED_AT = 32
+"""Shards whose prompts and completions are read; the others are taken to be like them."""
 OVERHEAD_CHARS = 1000
 """A judge's own words, where they cannot be measured: about those of our own templates."""
 
@@ -116,9 +118,9 @@ def _of_step(
     labeler: Any = entry.spec.build()
     calls, overhead = _asked_of_itself(labeler)
     requests = tokens = Range()
-    for shard in shards:
-        if finished(step.work(shard)):
-            continue
+    todo = [shard for shard in shards if not finished(step.work(shard))]
+    looked_at = spread(todo)
+    for shard in looked_at:
         for group in _groups(entry, step, sources, shard):
             asked = _questions(entry, labeler, group.size) * calls
             shown = 2 if hasattr(labeler, "compare") else 1
@@ -127,7 +129,14 @@ def _of_step(
             each = question + group.tokens * shown + Range(1, entry.reply_tokens)
             requests += asked
             tokens += Range(asked.least * each.least, asked.most * each.most)
-    return requests, tokens
+    share = len(todo) / max(1, len(looked_at))
+    return requests * share, tokens * share
+
+
+def spread(shards: Sequence[Path]) -> list[Path]:
+    """At most LOOKED_AT of the shards, at even distances."""
+    count = min(len(shards), LOOKED_AT)
+    return [shards[i * len(shards) // count] for i in range(count)]
 
 
 def _questions(entry: LabelerEntry, labeler: Any, size: int) -> Range:

@@ -18,7 +18,7 @@ from pipeline.config import Config, load
 from pipeline.engines import EngineInfo, Generation, Progress, Request, Sampled, Sampling, Usage
 from pipeline.engines.replay import Replay
 from pipeline.errors import BudgetSpent, ConfigError
-from pipeline.forecast import Range, forecasts, lines
+from pipeline.forecast import Range, forecasts, lines, spread
 from pipeline.label import Tools
 from pipeline.plan import make_plan
 from pipeline.prompts import import_prompts
@@ -212,6 +212,18 @@ def test_known_completions_narrow_the_forecast_and_judged_shards_leave_it(replay
     assert known.tokens.most - known.tokens.least < before.tokens.most - before.tokens.least
 
 
+def test_of_many_shards_some_are_looked_at_and_the_others_are_taken_to_be_like_them(
+    replayed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, imported, folder = judged(tmp_path, "sources.0.n=4", "prompts.shard_size=1", make=replayed)
+    plan = make_plan(config, folder)
+    (exact,) = forecasts(config, plan, imported.shards)
+    monkeypatch.setattr("pipeline.forecast.LOOKED_AT", 3)
+    (estimated,) = forecasts(config, plan, imported.shards)
+    assert estimated.requests == exact.requests == Range(24, 24)
+    assert spread(list(map(Path, "abcdefg"))) == list(map(Path, "ace"))
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
@@ -281,6 +293,7 @@ def test_a_judge_that_is_a_sources_own_model_is_warned_of_and_the_manifest_says_
     run(config, tmp_path / "runs")
     manifest = json.loads(next((folder / "versions").glob("*.json")).read_text())
     assert manifest["lineage"]["warnings"] == [warning]
+    assert f"Warning: {warning}." in (folder / "dataset" / "README.md").read_text()
     assert manifest["lineage"]["labelers"]["judge"]["engine"]["use"] == "replay"
     other = load(tmp_path / "config.toml", ["labelers.0.engine.model=somebody"])
     assert judges.warnings(other) == []

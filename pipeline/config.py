@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from labelers.confine import LAYERS
 from labelers.discovery import LabelerError, LabelerSpec
 from pipeline.audit_limits import Audit
 from pipeline.budget import Budget
@@ -71,6 +72,7 @@ class LabelerEntry:
         votes: for judges: extra answers in each order, drawn at temperature 1, where the two orders disagree; 0 makes each such
             comparison a tie at once. A judge that is right 80 % of the time decides 68 % of the questions with 0, 88 % with 2,
             94 % and 95 % of them rightly (tests/pipeline/test_votes.py).
+        timeout_s: seconds for one item, time in engines and programs not counted; then the item is an abstention (isolation.md).
     """
 
     use: str
@@ -84,6 +86,7 @@ class LabelerEntry:
     engine: LabelerEngine | None = None
     reply_tokens: int = 512
     votes: int = 0
+    timeout_s: float = 2.0
 
     @property
     def spec(self) -> LabelerSpec:
@@ -127,6 +130,10 @@ class Config:
         dataset: what is published.
         audit: when the labels are not to be trusted.
         budget: what the judges may cost.
+        sandbox: whether labelers may run completions (in bubblewrap).
+        network: whether labelers may open connections; those that do have no seccomp filter and no Landlock.
+        accept_weaker: layers of isolation (python -m pipeline doctor) that the run does without where they cannot be had; the
+            manifest and the card say so.
         seed: every completion's seed is derived from it and the prompt.
         parent: the run whose policy this run samples from, for the lineage.
     """
@@ -139,6 +146,9 @@ class Config:
     dataset: Published = field(default_factory=Published)
     audit: Audit = field(default_factory=Audit)
     budget: Budget = field(default_factory=Budget)
+    sandbox: bool = False
+    network: bool = False
+    accept_weaker: tuple[str, ...] = ()
     seed: int = 0
     parent: str | None = None
 
@@ -306,6 +316,10 @@ def _check(config: Config, path: Path) -> None:
         source.engine.check()
     for number, entry in enumerate(config.labelers):
         _check_labeler(entry, f"{path}: labelers.{number}")
+        _check_granted(config, entry, f"{path}: labelers.{number}")
+    for name in config.accept_weaker:
+        if name not in LAYERS:
+            raise ConfigError(f"{path}: accept_weaker: {name!r} is no layer; hint: {', '.join(LAYERS)}")
 
 
 def _check_labeler(entry: LabelerEntry, where: str) -> None:
@@ -323,6 +337,20 @@ def _check_labeler(entry: LabelerEntry, where: str) -> None:
         if hasattr(labeler, "asks") and wants_rewards != (entry.engine.use in REWARDING):
             raise ConfigError(f"{where}: {entry.use} cannot ask {entry.engine.use}; hint: engine = {{ {example} }}")
         entry.engine.check()
+
+
+def _check_granted(config: Config, entry: LabelerEntry, where: str) -> None:
+    needs = entry.spec.build().needs
+    if needs.sandbox and not config.sandbox:
+        raise ConfigError(
+            f"{where}: {entry.use} runs completions; hint: allow it with sandbox = true at the top of the config"
+        )
+    if needs.network and not config.network:
+        raise ConfigError(
+            f"{where}: {entry.use} opens connections; hint: allow it with network = true at the top of the config"
+        )
+    if entry.timeout_s <= 0:
+        raise ConfigError(f"{where}: timeout_s is {entry.timeout_s}; hint: seconds, above 0")
 
 
 def _require_names(path: Path, key: str, names: Sequence[str]) -> None:

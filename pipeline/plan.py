@@ -12,6 +12,7 @@ from labelers.types import content_id
 from pipeline.budget import LEDGER, Asking
 from pipeline.compare import Compare
 from pipeline.config import Config, LabelerEntry, Source
+from pipeline.isolation import limits_of
 from pipeline.label import Label
 from pipeline.pair import Pairing, Role
 from pipeline.sample import Sample
@@ -73,9 +74,9 @@ def make_plan(config: Config, run: Path) -> Plan:
     comparisons: list[Step] = []
     for entry in config.labelers:
         if isinstance(entry.spec.build(), PairwiseLabeler):
-            comparisons.append(_compare(entry, _asking(config, entry, run), samples, run))
+            comparisons.append(_compare(config, entry, samples, run))
         else:
-            labels += [_label(entry, _asking(config, entry, run), sample, run) for sample in samples]
+            labels += [_label(config, entry, sample, run) for sample in samples]
     return Plan((*samples, *labels, *comparisons, _pair(config, samples, labels, comparisons, run)))
 
 
@@ -89,12 +90,21 @@ def _asking(config: Config, entry: LabelerEntry, run: Path) -> Asking:
     return Asking(entry.reply_tokens, entry.votes, config.budget, ledger)
 
 
-def _label(entry: LabelerEntry, asking: Asking, sample: Step, run: Path) -> Step:
-    stage = Label(entry.spec, entry.label, entry.selection, entry.max_abstained, _pass_at(entry), entry.engine, asking)
+def _label(config: Config, entry: LabelerEntry, sample: Step, run: Path) -> Step:
+    stage = Label(
+        entry.spec,
+        entry.label,
+        entry.selection,
+        entry.max_abstained,
+        _pass_at(entry),
+        entry.engine,
+        _asking(config, entry, run),
+        limits_of(config, entry),
+    )
     return _step("labels", entry.label, stage, {**_judging(entry), "pass_at": stage.pass_at}, (sample.folder,), run)
 
 
-def _compare(entry: LabelerEntry, asking: Asking, samples: Sequence[Step], run: Path) -> Step:
+def _compare(config: Config, entry: LabelerEntry, samples: Sequence[Step], run: Path) -> Step:
     stage = Compare(
         entry.spec,
         entry.label,
@@ -103,7 +113,8 @@ def _compare(entry: LabelerEntry, asking: Asking, samples: Sequence[Step], run: 
         entry.match_ups,
         len(samples),
         entry.engine,
-        asking,
+        _asking(config, entry, run),
+        limits_of(config, entry),
     )
     identity = {**_judging(entry), "match_ups": entry.match_ups, "votes": entry.votes}
     return _step("comparisons", entry.label, stage, identity, tuple(s.folder for s in samples), run)
@@ -129,7 +140,13 @@ def _step(kind: str, name: str, stage: Stage, identity: Any, inputs: tuple[Path,
 def _judging(entry: LabelerEntry) -> dict[str, Any]:
     engine = entry.engine.identity() if entry.engine else None
     asked = {"engine": engine, "reply_tokens": entry.reply_tokens} if engine else {}
-    return {"labeler": entry.spec.fingerprint(), "where": entry.selection, "name": entry.label, **asked}
+    return {
+        "labeler": entry.spec.fingerprint(),
+        "where": entry.selection,
+        "name": entry.label,
+        "timeout_s": entry.timeout_s,
+        **asked,
+    }
 
 
 def _pass_at(entry: LabelerEntry) -> float | None:

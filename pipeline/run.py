@@ -11,13 +11,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
-from labelers.programs import missing
 from pipeline.audit import Audited, audit
 from pipeline.config import Config
 from pipeline.errors import Busy, EnvironmentLacks, PipelineError
 from pipeline.evidence import remember_places
 from pipeline.executors import Executor
 from pipeline.executors.local import LocalExecutor
+from pipeline.isolation import require_isolation
 from pipeline.plan import Plan, make_plan
 from pipeline.progress import Bars
 from pipeline.prompts import Imported, import_prompts
@@ -62,7 +62,7 @@ def run(config: Config, root: Path, executor: Callable[[], Executor] = LocalExec
     folder = root / config.name
     with locked(folder):
         write_json(folder / "config.json", TypeAdapter(Config).dump_python(config, mode="json"))
-        require_programs(config)
+        lost = require_isolation(config)
         imported = import_prompts(config.prompts, folder / "prompts")
         plan = make_plan(config, folder)
         outcome = perform_all(plan, imported, executor)
@@ -74,16 +74,9 @@ def run(config: Config, root: Path, executor: Callable[[], Executor] = LocalExec
         audited = audit(config, plan, places, published=False)
         version = None
         if not (audited.failed and config.audit.enforce):
-            version = publish(folder, config, plan, shards, outcome.receipts, imported.active, counts)
+            version = publish(folder, config, plan, shards, outcome.receipts, imported.active, counts, lost)
         example = _first_pair(shards)
         return Finished(folder, version, imported, summarize(counts), outcome.failed, example, audited)
-
-
-def require_programs(config: Config) -> None:
-    """Raises EnvironmentLacks, before anything is sampled, where a labeler's compiler or sandbox cannot be had here."""
-    for entry in config.labelers:
-        if lacking := missing(entry.spec.build().needs):
-            raise EnvironmentLacks(f"labeler {entry.label}: {lacking}")
 
 
 def describe_failures(failed: dict[Path, BaseException]) -> str:

@@ -6,11 +6,12 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -46,7 +47,7 @@ class Version:
 
 def publish(
     run: Path, config: Config, plan: Plan, shards: Sequence[Path], receipts: dict[Path, Receipt], active: frozenset[str],
-    counts: dict[str, Counts],
+    counts: dict[str, Counts], lost: Mapping[str, str] = MappingProxyType({}),
 ) -> Version | None:  # fmt: skip
     """Makes the next version of the pairs in `shards`, unless the newest one is the same already.
 
@@ -56,6 +57,7 @@ def publish(
     Args:
         active: the prompts that the run has now; pairs of others stay in their shards and out of the version.
         counts: what each kind of stage counted, for the card.
+        lost: the layers of isolation that the labelers did without, and why.
     """
     listed = [{"path": str(s.relative_to(run)), "sha256": receipts[s].sha256, "rows": receipts[s].rows} for s in shards]
     lineage = _lineage(config, plan)
@@ -67,7 +69,9 @@ def publish(
         return Version(newest["number"], folder, newest["rows"], is_new=False)
     number = newest["number"] + 1 if newest else 1
     folder = run / "versions" / f"{number:04d}"
-    rows = _write_folder(folder, shards, active, lambda rows: card(config, rows, counts, lineage, number, content))
+    rows = _write_folder(
+        folder, shards, active, lambda rows: card(config, rows, counts, lineage, number, content, lost)
+    )
     if not rows:
         return None
     manifest = {
@@ -77,6 +81,7 @@ def publish(
         "shards": listed,
         "counts": counts,
         "lineage": lineage,
+        "isolation_lost": dict(lost),
     }
     created = datetime.now(UTC).isoformat(timespec="seconds")
     write_json(folder.with_suffix(".json"), {**manifest, "created": created})

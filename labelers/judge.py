@@ -48,7 +48,7 @@ class Judge:
     """How question and answers are laid out: Jinja text, or a file's path, with {{prompt}}, {{a}}, {{b}} and perhaps
     {{rubric}}; empty: our own."""
     verdict: VerdictForm = "brackets"
-    """How the model answers: `brackets`, a last line with [[A]]; or `json`, {"reason": ..., "verdict": "A"}."""
+    """How the model answers: `brackets`, a last line that ends with [[A]]; or `json`, {"reason": ..., "verdict": "A"}."""
     structured: bool = True
     """With `json`: the engine holds the reply to that form (vLLM and most servers can); false for servers that refuse."""
     max_chars: int = 100_000

@@ -52,6 +52,7 @@ _CONTROL = re.compile(
     r"|\[(?=\[ *(?:[ABC] *\]|\d+ *:))"
 )
 _MARK = re.compile(r"\[\[([ABC])\]\]")
+_LAST_WORD = re.compile(r"\[\[([ABC])\]\][\s.!*_`\"')]*\Z")
 _PREFERS: dict[str, Preference] = {"A": "a", "B": "b", "C": "tie"}
 
 
@@ -112,9 +113,9 @@ def spoken(reply: str | None) -> str | Abstain:
 
 def _read_brackets(said: str) -> Verdict | Abstain:
     last = said.splitlines()[-1].strip()
-    match = _MARK.search(last)
+    match = _LAST_WORD.search(last)
     if match is None:
-        return Abstain("unparsable", f"the last line holds no [[A]], [[B]] or [[C]]: {last[-80:]!r}")
+        return Abstain("unparsable", f"the last line does not end with [[A]], [[B]] or [[C]]: {last[-80:]!r}")
     if len(set(_MARK.findall(said))) > 1:
         return Abstain("unparsable", "the reply holds different verdicts")
     return Verdict(_PREFERS[match.group(1)], said.removesuffix(last).strip()[-500:])

@@ -72,6 +72,7 @@ def test_a_clear_reply_is_a_verdict(reply: str, prefers: str) -> None:
         " \n",
         "A",
         "[[A]]\nHope this helps!",
+        "I would say [[A]] if it were not for",
         "[[A]] [[B]]",
         "Not [[B]].\n[[A]]",
         "[[D]]",

@@ -27,6 +27,8 @@ from pipeline.shards import file_sha256
 ROOT = Path(__file__).resolve().parents[2]
 GROUP = 256
 """Conversations sent at once: answers come often enough for a time limit to mean something (own)."""
+MOST_LOST = 3
+"""Conversations that may each kill the process before something else must be wrong (own)."""
 PROBE = (Message("user", "Hi"), Message("assistant", "Hi"))
 
 
@@ -80,7 +82,7 @@ class RewardModel(Scoring):
     def open(self) -> RunningRewards:
         """Starts the process and waits until it has loaded the model."""
         self.check()
-        return RunningRewards(self.model, [f"--model={self.model}", *self.scoring_arguments], self.timeout_s)
+        return RunningRewards(self.model, command([f"--model={self.model}", *self.scoring_arguments]), self.timeout_s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +120,7 @@ class ImplicitReward(Scoring):
         self.check()
         models = [f"--policy={self.policy}", f"--reference={self.reference}", f"--beta={self.beta}"]
         per_token = "--per-token" if self.per_token else "--no-per-token"
-        return RunningRewards(self.policy, [*models, per_token, *self.scoring_arguments], self.timeout_s)
+        return RunningRewards(self.policy, command([*models, per_token, *self.scoring_arguments]), self.timeout_s)
 
 
 def content_of(model: str) -> str:
@@ -131,12 +133,23 @@ def content_of(model: str) -> str:
     return "-".join([model_hash(folder), *(text[:16] for text in texts)])
 
 
-class RunningRewards:
-    """The process, and one caller at a time. A process that dies is started once more for the conversations it died on."""
+def command(arguments: Sequence[str]) -> list[str]:
+    """What is started: the models' own program."""
+    return [sys.executable, "-m", "trainer", "rewards", *arguments]
 
-    def __init__(self, model: str, arguments: Sequence[str], timeout_s: float) -> None:
+
+class ProcessDied(EngineFailed):
+    """The process that gives rewards ended by itself."""
+
+
+class RunningRewards:
+    """The process, and one caller at a time. A process that dies is started again; a conversation that it dies of twice, once
+    with others and once without, gets no reward."""
+
+    def __init__(self, model: str, command: Sequence[str], timeout_s: float) -> None:
         self.info = EngineInfo(model)
-        self._command = [sys.executable, "-m", "trainer", "rewards", *arguments]
+        self._command = list(command)
+        self._lost = 0
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._progress = Progress()
@@ -146,7 +159,8 @@ class RunningRewards:
         """A number for each conversation, in order; None where the model takes it not.
 
         Raises:
-            EngineFailed: the process died twice on the same conversations, or was silent for too long.
+            EngineFailed: the process does not start, died of more than MOST_LOST conversations, was silent for too long, or
+                answered with something else than numbers.
         """
         answers: list[float | None] = []
         with self._lock:
@@ -174,10 +188,16 @@ class RunningRewards:
     def _asked(self, group: Sequence[Sequence[Message]]) -> list[float | None]:
         try:
             return self._child.ask(group)
-        except EngineFailed:
+        except ProcessDied as error:
             self._child.end()
             self._child = self._started()
-            return self._child.ask(group)
+            if len(group) == 1:
+                self._lost += 1
+                if self._lost > MOST_LOST:
+                    raise error
+                return [None]
+        middle = len(group) // 2  # whatever it died of is in one half
+        return [*self._asked(group[:middle]), *self._asked(group[middle:])]
 
     def _started(self) -> Child:
         child = Child(self._command, self._timeout_s)
@@ -215,7 +235,7 @@ class Child:
             self._input.write("\n".join(lines) + "\n\n")
             self._input.flush()
         except (OSError, ValueError) as error:
-            raise self._failure("died") from error
+            raise self._failure("died", ProcessDied) from error
         return [self._answer() for _ in group]
 
     def end(self) -> None:
@@ -238,21 +258,22 @@ class Child:
             self._process.kill()
             raise self._failure(f"gave no answer in {self._timeout_s:g} s") from None
         if line is None:
-            raise self._failure("died")
+            raise self._failure("died", ProcessDied)
         try:
             value = json.loads(line)
         except ValueError:
+            self._process.kill()
             raise self._failure(f"answered {line[:80]!r}") from None
         return None if value is None else float(value)
 
-    def _failure(self, what: str) -> EngineFailed:
+    def _failure(self, what: str, kind: type[EngineFailed] = EngineFailed) -> EngineFailed:
         try:
             code: object = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             code = "none yet"
         self._talk.seek(0)
         said = self._talk.read()[-1500:].decode("utf-8", "replace").strip()
-        return EngineFailed(
+        return kind(
             f"`python {' '.join(self._command[1:])}` {what} (exit code {code}): {said or 'it said nothing'}\n"
             'hint: run the command by hand; out of memory: lower micro_batch_tokens, or dtype = "bfloat16"'
         )

@@ -17,7 +17,7 @@ import pytest
 from labelers.types import Message
 from pipeline.config import load
 from pipeline.engines import Request, RewardEngine, Sampling
-from pipeline.engines.rewards import ImplicitReward, RewardModel
+from pipeline.engines.rewards import ImplicitReward, RewardModel, RunningRewards
 from pipeline.errors import ConfigError, EngineFailed
 from pipeline.rows import read_rows
 from pipeline.run import run
@@ -106,25 +106,81 @@ def test_more_conversations_than_fit_a_group_come_back_in_order(engine: Any) -> 
     assert numbers[299] == pytest.approx(engine.rewards([chat("299")])[0], rel=1e-5, abs=1e-4)
 
 
-def test_a_process_that_dies_is_started_again(models: dict[str, Path]) -> None:
-    running = RewardModel(model=str(models["judge"]), device="cpu").open()
+STAND_IN = """
+import json, os, sys, time
+print("starting", file=sys.stderr, flush=True)
+{start}
+group = []
+for line in sys.stdin:
+    if line.strip():
+        group.append(json.loads(line)[-1]["content"])
+        continue
+    for text in group:
+        if text == "poison":
+            print("CUDA error: it hurts", file=sys.stderr, flush=True)
+            os._exit(9)
+        if text == "hang":
+            time.sleep(60)
+        print("nonsense" if text == "nonsense" else json.dumps(float(len(text))), flush=True)
+    group = []
+"""
+
+
+def stand_in(start: str = "", timeout_s: float = 20.0) -> RunningRewards:
+    """The engine around a small program that gives each text its length, and dies, hangs or talks nonsense when told to."""
+    return RunningRewards("stand-in", [sys.executable, "-c", STAND_IN.replace("{start}", start)], timeout_s)
+
+
+def test_a_process_that_dies_is_started_again() -> None:
+    running = stand_in()
     try:
-        before = running.rewards([chat("yes")])
+        assert running.rewards([chat("yes")]) == [3.0]
         os.kill(running._child._process.pid, signal.SIGKILL)
-        assert running.rewards([chat("yes")]) == before
+        running._child._process.wait()
+        assert running.rewards([chat("yes"), chat("no")]) == [3.0, 2.0]
     finally:
         running.close()
     assert running._child._process.poll() is not None
 
 
+def test_a_conversation_that_kills_the_process_gets_nothing_and_costs_no_other() -> None:
+    running = stand_in()
+    texts = ["a" * n for n in range(1, 20)]
+    texts[7] = "poison"
+    try:
+        found = running.rewards([chat(text) for text in texts])
+    finally:
+        running.close()
+    assert found == [None if text == "poison" else float(len(text)) for text in texts]
+
+
+def test_a_process_that_dies_of_everything_is_an_error_with_its_last_words() -> None:
+    running = stand_in()
+    try:
+        with pytest.raises(EngineFailed, match=r"(?s)died \(exit code 9\): .*CUDA error: it hurts.*hint: "):
+            running.rewards([chat("poison")] * 8)
+    finally:
+        running.close()
+
+
+@pytest.mark.parametrize(("text", "says"), [("hang", "gave no answer in 1 s"), ("nonsense", "answered 'nonsense")])
+def test_a_process_that_hangs_or_talks_nonsense_is_an_error(text: str, says: str) -> None:
+    running = stand_in(timeout_s=1.0)
+    try:
+        with pytest.raises(EngineFailed, match=says):
+            running.rewards([chat(text)])
+    finally:
+        running.close()
+
+
+def test_a_process_that_does_not_start_is_an_error_with_its_last_words() -> None:
+    with pytest.raises(EngineFailed, match=r"(?s)exit code 3\).*starting"):
+        stand_in(start="sys.exit(3)")
+
+
 def test_a_reward_model_writes_no_text(engine: Any) -> None:
     with pytest.raises(EngineFailed, match="writes no text"):
         list(engine.generate([Request("1", tuple(chat("x")), Sampling(), 0)]))
-
-
-def test_a_language_model_is_not_taken_for_a_reward_model() -> None:
-    with pytest.raises(EngineFailed, match=r"lacks score\.weight, so it is no reward model"):
-        RewardModel(model=str(TINY), device="cpu").open()
 
 
 def test_a_missing_model_is_named_before_anything_starts(tmp_path: Path) -> None:
@@ -174,10 +230,10 @@ def test_a_policy_that_is_its_reference_gives_zero_and_nothing_to_what_is_too_lo
         running.close()
 
 
-def test_no_process_outlives_a_run_that_is_killed(models: dict[str, Path]) -> None:
+def test_no_process_outlives_a_run_that_is_killed() -> None:
     script = (
-        "import sys, time\nfrom pipeline.engines.rewards import RewardModel\n"
-        f"running = RewardModel(model={str(models['judge'])!r}, device='cpu').open()\n"
+        "import sys, time\nfrom pipeline.engines.rewards import RunningRewards\n"
+        f"running = RunningRewards('m', [sys.executable, '-c', {STAND_IN.replace('{start}', '')!r}], 20)\n"
         "print(running._child._process.pid, flush=True)\ntime.sleep(100)"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT)
@@ -187,9 +243,17 @@ def test_no_process_outlives_a_run_that_is_killed(models: dict[str, Path]) -> No
     parent.wait()
     parent.stdout.close()
     deadline = time.monotonic() + 20
-    while Path(f"/proc/{child}").exists() and time.monotonic() < deadline:
+    while is_alive(child) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not Path(f"/proc/{child}").exists() or "zombie" in Path(f"/proc/{child}/status").read_text()
+    assert not is_alive(child)
+
+
+def is_alive(process: int) -> bool:
+    """Whether it runs; one that has ended may wait to be noticed."""
+    try:
+        return "(zombie)" not in Path(f"/proc/{process}/status").read_text()
+    except FileNotFoundError:
+        return False
 
 
 def test_a_run_is_labelled_by_a_reward_model(replayed: Any, models: dict[str, Path], tmp_path: Path) -> None:

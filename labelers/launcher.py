@@ -23,7 +23,9 @@ from typing import Any
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _SET_DEATH_SIGNAL, _SET_DUMPABLE, _SET_SECCOMP, _SET_SUBREAPER, _SET_NO_NEW_PRIVS = 1, 4, 22, 36, 38
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # on every kind of machine
-_EXECUTE, _WRITE, _READ, _READ_FOLDER = 1, 2, 4, 8
+_EXECUTE, _WRITE, _READ, _READ_FOLDER, _DEVICES = 1, 2, 4, 8, 1 << 6 | 1 << 11 | 1 << 15
+_CAPABILITIES = 0x20080522
+"""The version of capset's structures."""
 _LIVES_S = 5.0
 """How long the killing of what a program left may take before the sandbox is given up and made anew."""
 
@@ -251,12 +253,20 @@ def _confinement(settings: Mapping[str, Any]) -> Callable[[], None]:
 
     def confine() -> None:
         _prctl(_SET_NO_NEW_PRIVS, 1)
+        _drop_capabilities()
         if rules is not None:
             _syscall(_LANDLOCK_RESTRICT, rules, 0)
         _prctl(_SET_SECCOMP, 2, ctypes.addressof(header))
         instructions.raw  # noqa: B018  the header points at it: it must live as long
 
     return confine
+
+
+def _drop_capabilities() -> None:
+    """Leaves root without its powers (bubblewrap has taken them already); with no_new_privs no program gives them back."""
+    nothing = (ctypes.c_uint32 * 6)()
+    if _LIBC.capset((ctypes.c_uint32 * 2)(_CAPABILITIES, 0), nothing):
+        raise OSError(ctypes.get_errno(), f"capset: {os.strerror(ctypes.get_errno())}")
 
 
 class _Program(ctypes.Structure):
@@ -282,7 +292,7 @@ def _landlock(allowed: Mapping[str, list[str]]) -> int:
     os.set_inheritable(ruleset, False)
     for paths, folder_access, file_access in (
         (allowed["read"], _EXECUTE | _READ | _READ_FOLDER, _EXECUTE | _READ),
-        (allowed["write"], files, _READ | _WRITE),
+        (allowed["write"], files & ~_DEVICES, _READ | _WRITE),
     ):
         for path in paths:
             if os.path.exists(path):

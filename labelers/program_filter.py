@@ -73,10 +73,12 @@ NO_PROCESSES: tuple[Forbidden, ...] = (
 )
 """For completions: threads, but no process. RLIMIT_NPROC does not bind root, and nothing orphaned can be left."""
 
-NO_SIGNALS: tuple[Forbidden, ...] = tuple(
-    Forbidden(call) for call in ("kill", "tkill", "pidfd_send_signal", "rt_sigqueueinfo", "rt_tgsigqueueinfo")
+_REACHING_OUT = (
+    "kill tkill pidfd_send_signal rt_sigqueueinfo rt_tgsigqueueinfo socket chmod fchmodat fchmodat2 chown lchown fchownat "
+    "setxattr lsetxattr removexattr lremovexattr utime utimes utimensat futimesat"
 )
-"""Where the program shares the machine's process ids."""
+NO_REACH: tuple[Forbidden, ...] = tuple(Forbidden(call) for call in _REACHING_OUT.split())
+"""Where the program shares the machine's processes and files with us: what Landlock does not bar."""
 
 
 class NoTable(Exception):
@@ -136,12 +138,14 @@ def _table(text: str) -> dict[str, int]:
 _BOTH = _table(
     "pidfd_send_signal=424 io_uring_setup=425 io_uring_enter=426 io_uring_register=427 open_tree=428 move_mount=429 "
     "fsopen=430 fsconfig=431 fsmount=432 fspick=433 clone3=435 pidfd_getfd=438 process_madvise=440 mount_setattr=442 "
-    "memfd_secret=447"
+    "memfd_secret=447 fchmodat2=452"
 )
 _TABLES = {
     "x86_64": _BOTH
     | _table(
-        "ioctl=16 shmget=29 shmat=30 shmctl=31 socket=41 socketpair=53 clone=56 fork=57 vfork=58 kill=62 semget=64 "
+        "ioctl=16 chmod=90 chown=92 lchown=94 utime=132 setxattr=188 lsetxattr=189 removexattr=197 lremovexattr=198 "
+        "utimes=235 fchownat=260 futimesat=261 fchmodat=268 utimensat=280 shmget=29 shmat=30 shmctl=31 socket=41 "
+        "socketpair=53 clone=56 fork=57 vfork=58 kill=62 semget=64 "
         "semop=65 semctl=66 msgget=68 msgsnd=69 msgrcv=70 ptrace=101 syslog=103 rt_sigqueueinfo=129 personality=135 "
         "setpriority=141 sched_setparam=142 sched_setscheduler=144 vhangup=153 pivot_root=155 adjtimex=159 chroot=161 "
         "acct=163 settimeofday=164 mount=165 umount2=166 swapon=167 swapoff=168 reboot=169 sethostname=170 "
@@ -154,10 +158,12 @@ _TABLES = {
     ),
     "aarch64": _BOTH
     | _table(
+        "setxattr=5 lsetxattr=6 removexattr=14 lremovexattr=15 fchmodat=53 fchownat=54 utimensat=88 "
         "lookup_dcookie=18 ioctl=29 ioprio_set=30 umount2=39 mount=40 pivot_root=41 chroot=51 vhangup=58 quotactl=60 "
         "acct=89 personality=92 unshare=97 kexec_load=104 init_module=105 delete_module=106 clock_settime=112 "
         "syslog=116 ptrace=117 sched_setparam=118 sched_setscheduler=119 sched_setaffinity=122 kill=129 tkill=130 "
-        "rt_sigqueueinfo=138 setpriority=140 reboot=142 sethostname=161 setdomainname=162 settimeofday=170 adjtimex=171 "
+        "rt_sigqueueinfo=138 setpriority=140 reboot=142 sethostname=161 setdomainname=162 settimeofday=170 "
+        "adjtimex=171 "
         "mq_open=180 msgget=186 msgrcv=188 msgsnd=189 semget=190 semctl=191 semop=193 shmget=194 shmctl=195 shmat=196 "
         "socket=198 socketpair=199 add_key=217 request_key=218 keyctl=219 clone=220 swapon=224 swapoff=225 mbind=235 "
         "set_mempolicy=237 migrate_pages=238 move_pages=239 rt_tgsigqueueinfo=240 perf_event_open=241 prlimit64=261 "

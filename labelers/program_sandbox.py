@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import os
 import select
@@ -13,12 +14,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 from labelers.control_groups import Group
 from labelers.launcher import descendants
-from labelers.program_filter import BASE, NO_PROCESSES, NO_SIGNALS, Forbidden, NoTable, assembled
+from labelers.program_filter import BASE, NO_PROCESSES, NO_REACH, Forbidden, NoTable, assembled
 from labelers.program_view import SYSTEM, folders
 
 Wall = Literal["bubblewrap", "landlock"]
@@ -71,11 +73,12 @@ class Sandbox:
         with tempfile.TemporaryFile() as rules:
             rules.write(b"".join(filters))
             rules.seek(0)
-            process = subprocess.Popen(
+            process = _spawner(os.getpid()).submit(
+                subprocess.Popen,
                 self._group.entering([part.replace("{rules}", str(rules.fileno())) for part in command]),
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                 pass_fds=(rules.fileno(),), env={}, cwd="/", start_new_session=True,
-            )  # fmt: skip
+            ).result()  # fmt: skip
         assert process.stdin is not None
         assert process.stdout is not None
         os.set_blocking(process.stdin.fileno(), False)
@@ -131,7 +134,7 @@ class Sandbox:
 
     def close(self) -> None:
         """Ends the launcher and all that it started, and waits until they are gone."""
-        if self._folder:  # no namespace ends with its first process here
+        if self._folder and self.lives():  # no namespace ends with its first process here
             _end_all(self._process.pid)
         self._process.kill()
         self._process.wait()
@@ -146,6 +149,12 @@ class Sandbox:
         self._group.close()
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@functools.cache
+def _spawner(process: int) -> ThreadPoolExecutor:
+    """One thread for all sandboxes of a process: the kernel ends a sandbox with the thread that started it, not earlier."""
+    return ThreadPoolExecutor(1, f"sandboxes-{process}")
 
 
 def _put(fd: int, data: memoryview) -> int:
@@ -191,7 +200,7 @@ def _wait_for_end(fd: int) -> None:
 def _command(programs: Sequence[Path], completions: bool, folder: str | None) -> list[str]:
     """The command that starts the launcher; `{rules}` stands for the descriptor of the filter."""
     shown = folders([Path(sys.executable).resolve(), *programs])
-    rules: tuple[Forbidden, ...] = () if folder is None else (*BASE, *NO_SIGNALS)
+    rules: tuple[Forbidden, ...] = () if folder is None else (*BASE, *NO_REACH)
     rules += NO_PROCESSES if completions else ()
     scratch = folder or SCRATCH
     home = f"{scratch}/program"

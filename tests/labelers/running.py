@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,5 +80,8 @@ def left_lying(launcher: Launcher) -> list[str]:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process of this id runs."""
-    return os.path.exists(f"/proc/{pid}")
+    """Whether a process of this id runs; one that only waits for its parent's notice does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from labelers.types import content_id
 from pipeline.config import load
 from pipeline.engines import EngineInfo, Generation, Progress, Request, Sampled
 from pipeline.engines.replay import Replay, RunningReplay
@@ -28,7 +29,7 @@ class Both:
 
     asked: list[Request]
 
-    def __init__(self, spec: Replay, reply: Callable[[str], str]) -> None:
+    def __init__(self, spec: Replay, reply: Callable[[Request], str]) -> None:
         self._replay, self._reply = RunningReplay(spec), reply
         self.info, self.asked = EngineInfo(spec.model), []
 
@@ -37,7 +38,7 @@ class Both:
             (found,) = self._replay.generate([request])
             if found.error:
                 self.asked.append(request)
-                found = Generation(request.id, (Sampled(self._reply(request.messages[-1].content), "stop"),))
+                found = Generation(request.id, (Sampled(self._reply(request), "stop"),))
             yield found
 
     def progress(self) -> Progress:
@@ -47,10 +48,10 @@ class Both:
 
 
 @pytest.fixture
-def engines(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str], str]], list[Both]]:
+def engines(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Request], str]], list[Both]]:
     """engines(reply): every replay engine that is opened from now on also answers by `reply`; they are put in the list."""
 
-    def scripted(reply: Callable[[str], str]) -> list[Both]:
+    def scripted(reply: Callable[[Request], str]) -> list[Both]:
         opened: list[Both] = []
 
         def open_(spec: Replay) -> Both:
@@ -67,8 +68,12 @@ def rows(folder: Path, kind: str) -> list[Any]:
     return [row.values for file in sorted(folder.glob(f"{kind}-*/*.parquet")) for row in read_rows(str(file))]
 
 
-def by_position(text: str) -> str:
+def by_position(request: Request) -> str:
     return "[[A]]"
+
+
+def text_of(request: Request) -> str:
+    return request.messages[-1].content
 
 
 def test_a_template_beside_the_config_asks_the_question_and_its_content_names_the_folder(
@@ -103,8 +108,8 @@ def test_a_rubric_scores_in_a_run_and_its_form_reaches_the_engine(replayed: Any,
     options = 'options = { form = "json", criteria = ["It compiles."], scale = [0, 10] }'
     replayed(labeler=f'use = "rubric"\nreply_tokens = 99\n{options}\n{ENGINE}')
 
-    def grade(text: str) -> str:
-        return json.dumps({"reason": "so", "grades": [0 if "def f(x:" in text else 10]})
+    def grade(request: Request) -> str:
+        return json.dumps({"reason": "so", "grades": [0 if "def f(x:" in text_of(request) else 10]})
 
     opened = engines(grade)
     finished = run(load(tmp_path / "config.toml"), tmp_path / "runs")
@@ -119,7 +124,7 @@ def test_replies_that_cannot_be_read_are_abstentions_in_the_table_and_never_low_
     replayed: Any, engines: Any, tmp_path: Path
 ) -> None:
     replayed(labeler=f'use = "rubric"\nmax_abstained = 1.0\noptions = {{ criteria = ["It compiles."] }}\n{ENGINE}')
-    engines(lambda text: "no idea" if "# 1" in text else "[[1: 5]]")
+    engines(lambda request: "no idea" if "# 1" in text_of(request) else "[[1: 5]]")
     finished = run(load(tmp_path / "config.toml"), tmp_path / "runs")
     found = rows(finished.folder, "labels")
     assert {(row["value"], row["abstain"]) for row in found} == {(1.0, None), (None, "unparsable")}
@@ -141,3 +146,27 @@ def test_the_plan_on_the_command_line_forecasts_the_judges_questions(replayed: A
 def test_the_settings_on_the_page_are_settings(replayed: Any, block: str) -> None:
     config = replayed(labeler=f'use = "compiles"\n{block}')
     assert len(config.labelers) + bool(config.budget.tokens) > 1
+
+
+@pytest.mark.parametrize("votes", [0, 2])
+def test_a_judge_that_is_right_80_percent_of_the_time_makes_pairs_that_are_right_more_often(
+    replayed: Any, engines: Any, tmp_path: Path, votes: int
+) -> None:
+    """Its slips are drawn by a hash of the question and the vote's seed, so that the run is the same every time."""
+    replayed(n_prompts=100, shard_size=50, labeler=f'use = "judge"\nvotes = {votes}\n{ENGINE}')
+
+    def judge(request: Request) -> str:
+        text = text_of(request)
+        draw = int(content_id("draw", text, request.seed)[:8], 16) / 16**8
+        first, second = ("def f(x:" in part for part in text.partition("Answer A:")[2].split("Answer B:")[:2])
+        if first == second:
+            return "[[A]]" if draw < 0.5 else "[[B]]"
+        return "[[A]]" if (draw < 0.8) == second else "[[B]]"
+
+    engines(judge)
+    finished = run(load(tmp_path / "config.toml", ["audit.enforce=false"]), tmp_path / "runs")
+    pairs = [row.values for file in (finished.folder / "dataset/data").glob("*") for row in read_rows(str(file))]
+    good = [("def f(x:" not in p["chosen"][0]["content"], "def f(x:" not in p["rejected"][0]["content"]) for p in pairs]
+    mixed = [chosen for chosen, rejected in good if chosen != rejected]
+    assert len(mixed) > 40
+    assert sum(mixed) / len(mixed) > 0.88

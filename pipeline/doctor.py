@@ -16,9 +16,11 @@ import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+
+from pipeline.doctor_isolation import IsolationProbes, isolation
+from pipeline.findings import Finding
 
 PROJECT = "preference-pipeline"
 EXIT_OK, EXIT_ENVIRONMENT = 0, 3
@@ -28,23 +30,6 @@ MEMORY_FAIL_GB, MEMORY_WARN_GB = 1.5, 4.0
 DISK_FAIL_GB, DISK_WARN_GB = 0.5, 5.0
 SHM_WARN_GB = 0.5  # Docker gives 0.064 by default; a worker of vLLM and each loader of torch share tensors there
 GB = 1e9
-
-Status = Literal["ok", "warn", "fail"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at.
-
-    Args:
-        status: `fail` stops a run, `warn` may.
-        remedy: what to do; empty when there is nothing to do.
-    """
-
-    name: str
-    status: Status
-    detail: str
-    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,6 +108,7 @@ class Probes:
     memory_gb: Callable[[], float | None] = _free_memory_gb
     disk_gb: Callable[[Path], float | None] = _free_disk_gb
     python: tuple[int, ...] = sys.version_info[:3]
+    isolation: IsolationProbes = field(default_factory=IsolationProbes)
 
 
 def diagnose(root: Path = Path("runs"), probes: Probes | None = None) -> list[Finding]:
@@ -132,7 +118,8 @@ def diagnose(root: Path = Path("runs"), probes: Probes | None = None) -> list[Fi
         root: where runs are kept: the disk that has to hold them.
     """
     probes = probes or Probes()
-    with ThreadPoolExecutor(2) as pool:  # the two that wait for a child process
+    with ThreadPoolExecutor(3) as pool:  # those that wait for child processes
+        walls = pool.submit(isolation, probes.isolation)
         torchvision = pool.submit(_torchvision, probes)
         gpus = pool.submit(_gpus, probes).result()
         device = pool.submit(_device, probes, gpus).result()
@@ -141,12 +128,14 @@ def diagnose(root: Path = Path("runs"), probes: Probes | None = None) -> list[Fi
             device,
             _engine(probes, bool(gpus)),
             _versions(probes),
+            _ray(probes),
             torchvision.result(),
             _amount("memory", probes.memory_gb(), MEMORY_FAIL_GB, MEMORY_WARN_GB, "close other programs"),
             _amount(
                 f"disk at {root}", probes.disk_gb(root), DISK_FAIL_GB, DISK_WARN_GB, "free some, or give --root DIR"
             ),
             _amount("/dev/shm", probes.disk_gb(Path("/dev/shm")), 0.0, SHM_WARN_GB, "docker run --shm-size=2g"),
+            *walls.result(),
         ]
 
 
@@ -247,6 +236,15 @@ def _versions(probes: Probes) -> Finding:
     if outside:
         return Finding("versions", "warn", f"outside the tested range: {'; '.join(outside)}", "bin/setup")
     return Finding("versions", "ok", f"{count} dependencies, each within its range")
+
+
+def _ray(probes: Probes) -> Finding:
+    found = probes.version("ray")
+    if found is None:
+        return Finding(
+            "ray", "ok", "not installed; one machine needs none, and a cluster does (pip install 'ray>=2.9')"
+        )
+    return Finding("ray", "ok", found)
 
 
 def _torchvision(probes: Probes) -> Finding:

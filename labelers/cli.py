@@ -57,8 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     explain = commands.add_parser("explain", help="a labeler's page: what, why, options, known problems")
     explain.add_argument("use", metavar="NAME", help=_SPEC)
     explain.set_defaults(run=_explain)
-    new = commands.add_parser("new", help="write a small labeler to start from")
-    new.add_argument("name", metavar="NAME", help="its name; the file is NAME.py in the current folder")
+    new = commands.add_parser("new", help="write a small labeler and its test to start from")
+    new.add_argument(
+        "name", metavar="NAME", help="its name; the files are NAME.py and test_NAME.py in the current folder"
+    )
     new.set_defaults(run=_new)
     for name, run, text in (
         ("check", _check, "prove that a labeler keeps the contract"),
@@ -106,14 +108,15 @@ def _new(parsed: argparse.Namespace) -> int:
     class_name = "".join(part.capitalize() for part in parsed.name.split("_"))
     if not parsed.name.isidentifier() or not class_name.isidentifier():
         raise LabelerError(f"{parsed.name!r} cannot name a file and a class", hint="small letters and _: my_labeler")
-    file = Path(f"{parsed.name}.py")
-    try:
-        with file.open("x", encoding="utf-8") as out:
-            out.write(_NEW.format(name=parsed.name, class_name=class_name))
-    except FileExistsError as error:
-        raise LabelerError(f"{file} is already there", hint="choose another name") from error
-    print(f"./{file}:{class_name}")
-    print(f"hint: python -m labelers check ./{file}:{class_name}", file=sys.stderr)
+    files = {f"{parsed.name}.py": _NEW, f"test_{parsed.name}.py": _NEW_TEST}
+    if there := [name for name in files if Path(name).exists()]:
+        raise LabelerError(f"{there[0]} is already there", hint="choose another name")
+    for file, text in files.items():
+        with Path(file).open("x", encoding="utf-8") as out:
+            out.write(text.format(name=parsed.name, class_name=class_name))
+    spec = f"./{parsed.name}.py:{class_name}"
+    print(spec)
+    print(f"hint: python -m labelers check {spec}, and python -m pytest test_{parsed.name}.py", file=sys.stderr)
     return DONE
 
 
@@ -238,3 +241,29 @@ class {class_name}:
     def score(self, batch, ctx):
         return [Score(float(len(c.completion.text) <= self.limit)) for c in batch]
 '''
+
+
+_NEW_TEST = """\
+from pathlib import Path
+
+from labelers.discovery import LabelerSpec
+from labelers.testing import check
+from labelers.types import Candidate, Completion, Prompt
+
+USE = f"{{Path(__file__).with_name('{name}.py')}}:{class_name}"
+
+
+def value(text, **options):
+    prompt = Prompt.of("Say hi")
+    (answer,) = LabelerSpec(USE, options).build().score([Candidate(prompt, Completion.of(prompt, text))], None)
+    return answer.value
+
+
+def test_it_keeps_the_contract():
+    spec = LabelerSpec(USE)
+    assert check(spec.build(), spec=spec) == []
+
+
+def test_a_short_completion_passes_and_a_long_one_does_not():
+    assert (value("hi", limit=10), value("x" * 11, limit=10)) == (1.0, 0.0)
+"""

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import pickle
 import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from labelers.discovery import LabelerSpec
-from labelers.errors import LabelerError, WrongShape
+from labelers.errors import LabelerError, WrongAnswers, WrongShape
 from labelers.nasty import nasty_texts
 from labelers.protocol import Chat, Context, Labeler, Program, Ran
 from labelers.sandbox import Worker
 from labelers.shape import check_class, check_instance
 from labelers.types import Abstain, Candidate, Comparison, Completion, Example, Needs, Score, Verdict
+from labelers.watching import attempts
 
 Outcome = Score | Verdict | Abstain
 SLOW_ITEM_S = 2.0
 """The deadline per item in isolation.md; a text that takes longer is a finding."""
+MOST_ALIKE = 5
+"""Texts that are named when many break the same rule."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +83,15 @@ def check(
     without_engine = labeler.needs.engine and ctx is None
     context = ctx or ScriptedEngine()
     asked: Any = labeler if worker is None else through(worker, labeler)
-    findings = _check_pickling(labeler, spec) + _check_nasty(asked, context)
-    if not findings:
-        findings += _check_neighbours(asked, context)
-        findings += _check_silence(asked, context) if without_engine else _check_examples(asked, context)
+    try:
+        findings = _check_pickling(labeler, spec) + _check_nasty(asked, context)
+        if not findings:
+            findings += _check_neighbours(asked, context)
+            findings += _check_silence(asked, context) if without_engine else _check_examples(asked, context)
+    except WrongAnswers as error:
+        return [Finding("answers with scores, verdicts or abstentions", str(error))]
+    if not findings and not (labeler.needs.programs or labeler.needs.sandbox or labeler.needs.network):
+        findings += _check_itself(labeler, asked, context)
     return findings
 
 
@@ -191,7 +201,8 @@ def _check_nasty(labeler: Labeler, ctx: Context) -> list[Finding]:
             findings.append(Finding("answers the same twice", f"{name!r}: {answers[0]}, then {again[0]}"))
         if min(first_s, second_s) > SLOW_ITEM_S:
             findings.append(Finding("answers in time", f"{name!r} took {first_s:.1f} s, over {SLOW_ITEM_S:g} s"))
-    return findings
+    more = [Finding(findings[0].rule, f"and so on, {len(findings)} times")] if len(findings) > MOST_ALIKE else []
+    return [*findings[:MOST_ALIKE], *more]
 
 
 def _wrong_answers(labeler: Any, answers: Sequence[Any], expected: int) -> str | None:
@@ -199,12 +210,12 @@ def _wrong_answers(labeler: Any, answers: Sequence[Any], expected: int) -> str |
     if len(answers) != expected:
         return f"{len(answers)} answers to {expected} items"
     right = Verdict | Abstain if hasattr(labeler, "compare") else Score | Abstain
-    odd = next((a for a in answers if not isinstance(a, right)), None)
-    return (
-        None
-        if odd is None
-        else f"an answer is {type(odd).__name__}; hint: return Score(...), Verdict(...), Abstain(...)"
-    )
+    for answer in answers:
+        if not isinstance(answer, right):
+            return f"an answer is {type(answer).__name__}; hint: return Score(...), Verdict(...), Abstain(...)"
+        if isinstance(answer, Score) and not math.isfinite(answer.value):
+            return f"a score is {answer.value}, not finite; hint: return Abstain(kind, reason) for the unknown"
+    return None
 
 
 def _check_neighbours(labeler: Labeler, ctx: Context) -> list[Finding]:
@@ -224,6 +235,31 @@ def _check_neighbours(labeler: Labeler, ctx: Context) -> list[Finding]:
     if _answers(labeler, [], ctx):
         findings.append(Finding("an empty batch gets an empty answer", "it does not"))
     return findings
+
+
+def _check_itself(labeler: Labeler, asked: Labeler, ctx: Context) -> list[Finding]:
+    """The labeler's own method in this process, watched: a boundary or a second try hides no wrong answer here."""
+    items = [item for pair in _example_items(labeler) for item in pair]
+    items += [item for _, item in _nasty_items(labeler) if _n_chars(item) < 100]
+    if asked is not labeler:  # as in its worker: what its libraries do when they are first used is not its doing
+        with contextlib.suppress(Exception):
+            _answers(labeler, items, ctx)
+    with tempfile.TemporaryDirectory(prefix="labeler-") as scratch, attempts(Path(scratch)) as tried:
+        own = replace(ctx, scratch=Path(scratch)) if isinstance(ctx, ScriptedEngine) else ctx
+        try:
+            answers = _answers(labeler, items, own)
+        except Exception as error:
+            answers, said = [], f"{type(error).__name__}: {error}"[:300]
+        else:
+            said = _wrong_answers(labeler, answers, len(items)) or ""
+    if tried:
+        return [Finding("writes nowhere but scratch", tried[0])]
+    if said:
+        return [Finding("answers with scores, verdicts or abstentions", f"to {len(items)} items together: {said}")]
+    if (confined := _answers(asked, items, ctx)) != answers:
+        hint = "; hint: hash() and the time differ between processes"
+        return [Finding("answers the same in another process", _first_difference(answers, confined) + hint)]
+    return []
 
 
 def _n_chars(item: Any) -> int:

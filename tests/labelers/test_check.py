@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -150,3 +155,80 @@ def test_nasty_texts_have_what_breaks_parsers() -> None:
     texts = nasty_texts()
     assert {"empty", "NUL", "lone surrogate", "deep brackets", "long line", "fake verdicts"} <= set(texts)
     assert all(len(text) <= 1_000_000 for text in texts.values())
+
+
+# Through the command, as an author meets it.
+
+PLUGIN = '''
+import os
+from dataclasses import dataclass
+from labelers.types import Abstain, Example, Needs, Prompt, Score
+
+@dataclass(frozen=True)
+class Mine:
+    """Prefers short completions."""
+    name, version, needs = "mine", "1", Needs()
+    examples = [Example(Prompt.of("p"), better="x", worse="x" * 100), Example(Prompt.of("q"), better="y", worse="y" * 100)]
+
+    def one(self, c):
+        return Score(-float(len(c.completion.text)))
+
+    def score(self, batch, ctx):
+        BODY
+'''
+HONEST = "return [self.one(c) for c in batch]"
+
+
+def checked(tmp_path: Path, body: str, *arguments: str) -> tuple[int, str]:
+    (tmp_path / "mine.py").write_text(PLUGIN.replace("BODY", body))
+    command = [sys.executable, "-m", "labelers", "check", "./mine.py:Mine", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_command_passes_an_honest_plugin_and_prints_its_speed(tmp_path: Path) -> None:
+    code, said = checked(tmp_path, HONEST)
+    assert code == 0, said
+    assert "keeps the contract" in said
+    assert "per second" in said
+
+
+@pytest.mark.parametrize(
+    ("lie", "said"),
+    [
+        ("return [self.one(c) for c in batch][::-1]", "get the same answers"),
+        ("return sorted((self.one(c) for c in batch), key=lambda s: s.value)", "get the same answers"),
+        (
+            "return [self.one(c) for c in batch][:-1] if len(batch) > 3 else [self.one(c) for c in batch]",
+            r"gave \d+ labels for \d+ items",
+        ),
+        ("return [self.one(c) for c in batch] + [Score(0.0)]", "gave 2 labels for 1 items"),
+        ("return [Score(float('nan')) for c in batch]", "nan"),
+        ("return [Score(float('inf')) for c in batch]", "inf"),
+        (
+            "found = [self.one(c) for c in batch]; [object.__setattr__(s, 'value', float('nan')) for s in found]; return found",
+            "is no label|not finite",
+        ),
+        (
+            "return [Score(float(hash(c.completion.text) % 97 - len(c.completion.text) * 100)) for c in batch]",
+            "another process",
+        ),
+        ("open('was-here', 'w'); return [self.one(c) for c in batch]", "was-here"),
+        (
+            "try:\n            open('was-here', 'w')\n        except OSError:\n            e = 1\n"
+            "        return [self.one(c) for c in batch]",
+            "writes nowhere but scratch: it tried to write to 'was-here'",
+        ),
+        (
+            "try:\n            os.mkdir('was-here')\n        except OSError:\n            e = 1\n"
+            "        return [self.one(c) for c in batch]",
+            "writes nowhere but scratch: it tried to os.mkdir",
+        ),
+        ("os._exit(0)", "exit code 0"),
+    ],
+)
+def test_the_command_fails_a_plugin_that_lies_and_says_why(tmp_path: Path, lie: str, said: str) -> None:
+    code, printed = checked(tmp_path, lie)
+    assert code == 1, printed
+    assert re.search(said, printed), printed

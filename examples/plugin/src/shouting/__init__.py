@@ -1,0 +1,1 @@
+"""A labeler that an installed package offers."""

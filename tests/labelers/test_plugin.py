@@ -84,3 +84,20 @@ def test_without_being_installed_it_is_not_found() -> None:
     )
     assert done.returncode == 2
     assert "there is no labeler 'shouting'" in done.stderr
+
+
+def test_new_writes_a_labeler_and_a_test_that_passes(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def python(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    assert python("-m", "labelers", "new", "mine").stdout == "./mine.py:Mine\n"
+    assert sorted(path.name for path in tmp_path.glob("*.py")) == ["mine.py", "test_mine.py"]
+    done = python(
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(tmp_path), "test_mine.py"
+    )
+    assert "2 passed" in done.stdout, done.stdout + done.stderr
+    assert python("-m", "labelers", "check", "./mine.py:Mine").returncode == 0

@@ -549,3 +549,15 @@ def test_a_failed_build_publishes_nothing_and_exits_1_unless_told_otherwise(runs
     code, _, err = command(*arguments, "--set", "audit.enforce=false")
     assert code == 0
     assert "WARNING" in err
+
+
+def test_the_page_explains_every_check(runs: Runs) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "auditing.md").read_text()
+    audited = runs.make(HONEST, answered(10)).audited
+    assert audited is not None
+    unexplained = {
+        f.check.removeprefix("labels by ") for f in audited.findings if f.check.split(":")[-1].strip() not in page
+    }
+    assert (
+        unexplained - {word for word in ("length", "place in group", "source", "temperature") if word in page} == set()
+    )

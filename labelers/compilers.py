@@ -19,6 +19,8 @@ _GAVE_UP = re.compile(
 """The spellings of "it was not the text's fault" that gcc, javac, node, rustc, go and bash write and then exit with 1."""
 _PATH = re.compile(r"(?:/[\w.+@~-]+)+/")
 REASON_CHARS = 200
+MAX_OUTPUT = 1 << 20
+"""Warnings of ordinary code fit by far; a flood of them is undecided."""
 
 
 def judged(
@@ -39,16 +41,16 @@ def judged(
     except UnicodeEncodeError:
         return Score(0.0, "a lone surrogate: the text cannot be written as UTF-8")
     name, words = language.command(code)
-    if language.lint:
-        words = (*language.lint, *words) if lint else ("-w", *words)
+    words = (*(language.lint if lint else language.quiet), *words)
     files = {name: content, **{f"include/{path}": header for path, header in headers.items()}}
-    ran = ctx.run_program(Program((language.program, *words), files, timeout_s=timeout_s, memory_mb=language.memory_mb))
+    command = (language.program, *words)
+    ran = ctx.run_program(Program(command, files, b"", timeout_s, language.memory_mb, MAX_OUTPUT))
     if lint and ran.ended == "exited":
         return Score(float(ran.exit_code == 0 and not ran.stderr.strip()))
-    return _read(language, ran, name)
+    return _read(language, ran, name, code)
 
 
-def _read(language: Language, ran: Ran, name: str) -> Score | Abstain:
+def _read(language: Language, ran: Ran, name: str, code: str) -> Score | Abstain:
     said = ran.stderr.decode("utf-8", "replace")
     match ran.ended:
         case "timeout":
@@ -59,7 +61,7 @@ def _read(language: Language, ran: Ran, name: str) -> Score | Abstain:
             return Abstain("crashed", f"{language.program} wrote too much")
         case "exited" if ran.exit_code == 0:
             return Score(1.0, "it compiles")
-    own = [line for line in said.splitlines() if not line.startswith((name, f"./{name}"))]
+    own = [line for line in said.splitlines() if not line.startswith((name, f"./{name}")) and line.strip() not in code]
     if ran.exit_code not in language.failed or _GAVE_UP.search("\n".join(own)):
         return Abstain("crashed", f"{language.program} gave up with exit code {ran.exit_code}: {shown(said)}")
     return Score(0.0, shown(said))

@@ -26,6 +26,7 @@ class Language:
         failed: exit codes that mean "does not compile".
         timeout_s: seconds on an idle machine that no ordinary text comes near.
         memory_mb: address space; the JVM and V8 reserve far more than they use.
+        quiet: more words for the first run.
         lint: more words for a second run that must stay silent for "lints clean".
     """
 
@@ -36,6 +37,7 @@ class Language:
     failed: tuple[int, ...] = (1,)
     timeout_s: float = 2.0
     memory_mb: int = 1024
+    quiet: tuple[str, ...] = ()
     lint: tuple[str, ...] = ()
 
     def is_silent(self, code: str) -> bool:
@@ -51,13 +53,13 @@ def _silent(*parts: str) -> re.Pattern[str]:
 
 
 def _gnu(std: str, name: str) -> Callable[[str], tuple[str, tuple[str, ...]]]:
-    strict = "implicit-function-declaration implicit-int int-conversion incompatible-pointer-types return-mismatch"
-    errors = [f"-Werror={kind}" for kind in strict.split()[:4]] if name.endswith(".c") else []
+    strict = "implicit-function-declaration implicit-int int-conversion incompatible-pointer-types"  # gcc 14's errors
+    errors = [f"-Werror={kind}" for kind in strict.split()] if name.endswith(".c") else []  # -w would silence them
     words = (
         f"-std={std}",
         "-fsyntax-only",
         "-fmax-errors=1",
-        "-fdiagnostics-color=never",
+        "-fno-diagnostics-show-caret",
         "-iquote",
         "include",
         *errors,
@@ -119,7 +121,7 @@ LANGUAGES: dict[Compiled, Language] = {
     ),
     "cpp": Language(
         "g++", ("cpp", "c++", "cc", "cxx", "hpp"), _gnu("gnu++20", "code.cpp"), _silent(_SLASHES, _DEAD, _DIRECTIVE),
-        timeout_s=5.0, lint=("-Wall", "-Wextra"),
+        timeout_s=5.0, quiet=("-w",), lint=("-Wall", "-Wextra"),
     ),
     "javascript": Language(
         "node", ("javascript", "js", "mjs", "node"), _javascript, _silent(_SLASHES, r"#![^\n]*", r"""(["'])use strict\1"""),

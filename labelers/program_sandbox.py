@@ -31,6 +31,8 @@ FOLDER_BYTES = 64 << 20
 START_S = 20.0
 _LAUNCHER = Path(__file__).with_name("launcher.py")
 _NOBODY = "65534"
+_LOOK_INTO_PROC = {"rustc", "javac", "node", "go"}
+"""They find themselves or their memory there. For C it would be files to include."""
 _READY = b'{"ready": true}\n'
 
 
@@ -217,10 +219,11 @@ def _command(programs: Sequence[Path], completions: bool, folder: str | None) ->
     python = [str(Path(sys.executable).resolve()), "-I", "-S"]
     if folder is not None:
         return [*python, str(_LAUNCHER), json.dumps(settings)]
-    return [*_bubblewrap(shown, completions), *python, "/launcher.py", json.dumps(settings)]
+    needs_proc = any(program.name in _LOOK_INTO_PROC for program in programs)
+    return [*_bubblewrap(shown, needs_proc), *python, "/launcher.py", json.dumps(settings)]
 
 
-def _bubblewrap(shown: Sequence[str], completions: bool) -> list[str]:
+def _bubblewrap(shown: Sequence[str], needs_proc: bool) -> list[str]:
     command = [
         shutil.which("bwrap") or "bwrap",
         *("--unshare-all", "--unshare-user", "--uid", _NOBODY, "--gid", _NOBODY, "--cap-drop", "ALL"),
@@ -230,6 +233,6 @@ def _bubblewrap(shown: Sequence[str], completions: bool) -> list[str]:
         is_link = path in SYSTEM and os.path.islink(path)
         command += ["--symlink", os.readlink(path), path] if is_link else ["--ro-bind", path, path]
     command += ["--dev-bind", "/dev/null", "/dev/null", "--ro-bind", str(_LAUNCHER), "/launcher.py"]
-    if not completions:  # rustc and the JVM look for themselves there
+    if needs_proc:
         command += ["--proc", "/proc", "--remount-ro", "/proc"]
     return [*command, "--size", str(FOLDER_BYTES), "--tmpfs", SCRATCH, "--remount-ro", "/", "--chdir", "/", "--"]

@@ -71,11 +71,10 @@ def stage(source: str) -> float:
         ast.parse(source)
     except (SyntaxError, MemoryError, RecursionError):
         try:
-            for _ in tokenize.generate_tokens(io.StringIO(source).readline):
-                continue
-        except (tokenize.TokenError, SyntaxError):
-            return 0.0
-        return 1.0
+            kinds = {token.type for token in tokenize.generate_tokens(io.StringIO(source).readline)}
+        except (tokenize.TokenError, SyntaxError) as error:
+            return float("multi-line statement" in str(error))  # a bracket is missing, no token
+        return float(tokenize.ERRORTOKEN not in kinds)
     return 2.0
 
 

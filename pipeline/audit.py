@@ -59,7 +59,7 @@ class Reading:
     prompts: dict[str, str] = field(default_factory=dict)
     n_pairs: int = 0
 
-    def shard(self, evidence: Evidence, signs: Mapping[str, float], *, keep_prompts: bool) -> None:
+    def shard(self, evidence: Evidence, signs: Mapping[str, float] | None, *, keep_prompts: bool) -> None:
         """Takes one shard's evidence."""
         prompts = self.tally.shard(evidence, signs)
         self.facts.append(facts_of(evidence))
@@ -81,9 +81,10 @@ def audit(config: Config, plan: Plan, places: Places, lend: Lend | None = None, 
     """
     settings = config.audit
     signs = {entry.label: -1.0 if entry.weight < 0 else 1.0 for entry in config.labelers}
+    residual = getattr(config.pairs, "length", "") == "residualise"
     reading = Reading(Planter(max(settings.canaries, settings.costly_canaries)))
     for evidence in read_evidence(places):
-        reading.shard(evidence, signs, keep_prompts=bool(settings.heldout))
+        reading.shard(evidence, None if residual else signs, keep_prompts=bool(settings.heldout))
     if published and (rows := read_published(places.run)) is not None:
         reading.tally.published(rows)
     findings = tuple(_findings(config, plan, reading, signs, lend))

@@ -139,9 +139,8 @@ def canaries(
         if stage.name not in able:
             seen = f"{stage.name} asks a model; hint: python -m pipeline audit RUN --ask"
             yield Finding("canaries", "skipped", seen)
-    fitting = [each for each in planted if set(each.labelers) <= able]
     with ThreadPoolExecutor(max(1, min(len(asked), os.cpu_count() or 1))) as threads:  # they start processes, and wait
-        polls = list(threads.map(lambda stage: _poll(stage, fitting, settings, lend), asked))
+        polls = list(threads.map(lambda stage: _poll(stage, planted, able, settings, lend), asked))
     for stage, poll in zip(asked, polls, strict=True):
         if isinstance(poll, Exception):
             yield Finding("canaries", "warn", f"{stage.name} could not be asked: {poll}")
@@ -167,7 +166,7 @@ def lent(spec: EngineSpec) -> Iterator[Engine]:
 
 
 def _poll(
-    stage: Label | Compare, planted: Sequence[Planted], settings: Audit, lend: Lend | None
+    stage: Label | Compare, planted: Sequence[Planted], able: set[str], settings: Audit, lend: Lend | None
 ) -> list[tuple[Question, int | None]] | Exception:
     """What one labeler answers to all that is planted for it; or why it could not be asked."""
     try:
@@ -177,13 +176,13 @@ def _poll(
             engine = stack.enter_context(lend(stage.engine)) if stage.engine is not None and lend is not None else None
             tools = stack.enter_context(lent_tools(stage.name, engine, stage.asking, needs))
             worker = stack.enter_context(opened(stage.labeler, tools, stage.limits))
-            questions = [*_questions(stage, planted, n), *_examples(stage.name, stage.labeler.build().examples)]
+            questions = [*_questions(stage, planted, able, n), *_examples(stage.name, stage.labeler.build().examples)]
             return list(zip(questions, answers(worker, questions), strict=True))
     except (LabelerError, PipelineError) as error:
         return error
 
 
-def _questions(stage: Label | Compare, planted: Sequence[Planted], n: int) -> Iterator[Question]:
+def _questions(stage: Label | Compare, planted: Sequence[Planted], able: set[str], n: int) -> Iterator[Question]:
     mine = [each for each in planted if stage.name in each.labelers][:n]
     for each in mine:
         prompt, own = each.prompt, each.completion
@@ -191,6 +190,8 @@ def _questions(stage: Label | Compare, planted: Sequence[Planted], n: int) -> It
         yield Question("identical", where, prompt, _other(own, own.text, "1"), _other(own, own.text, "2"))
         if stage.name in each.values:
             yield Question("again", where, prompt, own, own, each.values[stage.name])
+        if not set(each.labelers) <= able:  # what one of them cannot be asked, the others cannot answer for it
+            continue
         nonsense = _other(own, garbage(prompt, len(own.text)), "garbage")
         if each.is_chosen:
             yield Question("empty", own.id, prompt, own, _other(own, "", "empty"))

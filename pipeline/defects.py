@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,9 @@ class Truth:
         labels: (labeler, completion) -> its label.
         asked: (labeler, version, completion) of every decided comparison.
         beaten: (loser, winner) of every decided comparison.
-        signs: labelers whose scores count against a completion (a negative weight) -> -1.
+        judges: the labelers that gave verdicts.
+        signs: labelers whose scores count against a completion (a negative weight) -> -1; None where pairs follow other scores
+            than the labels' own (residualised on length), which then decide nothing here.
     """
 
     prompts: Mapping[str, Prompt]
@@ -38,10 +40,11 @@ class Truth:
     labels: Mapping[tuple[str, str], Row]
     asked: frozenset[tuple[str, str, str]]
     beaten: frozenset[tuple[str, str]]
-    signs: Mapping[str, float]
+    judges: frozenset[str]
+    signs: Mapping[str, float] | None
 
 
-def truth_of(evidence: Evidence, signs: Mapping[str, float]) -> Truth:
+def truth_of(evidence: Evidence, signs: Mapping[str, float] | None) -> Truth:
     """The part of a shard's evidence that its pairs refer to, ready to be looked up."""
     pairs = evidence.pairs
     used = pa.chunked_array([*pairs["chosen_id"].chunks, *pairs["rejected_id"].chunks], pa.string())
@@ -58,6 +61,7 @@ def truth_of(evidence: Evidence, signs: Mapping[str, float]) -> Truth:
         {(row["labeler"], row["completion_id"]): row for row in rows(evidence.labels, "completion_id")},
         frozenset((v["labeler"], v["labeler_version"], v[side]) for v in verdicts for side in ("a_id", "b_id")),
         frozenset((v[sides[v["prefers"]][0]], v[sides[v["prefers"]][1]]) for v in verdicts if v["prefers"] in sides),
+        frozenset(v["labeler"] for v in verdicts),
         signs,
     )
 
@@ -70,7 +74,7 @@ class Tally:
     bad: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
 
-    def shard(self, evidence: Evidence, signs: Mapping[str, float]) -> Mapping[str, Prompt]:
+    def shard(self, evidence: Evidence, signs: Mapping[str, float] | None) -> Mapping[str, Prompt]:
         """Counts a shard's rows; gives its prompts."""
         truth = truth_of(evidence, signs)
         for prompt in truth.prompts.values():
@@ -160,27 +164,35 @@ def _is_id_of(row: Row) -> bool:
 
 def unlabelled(pair: Row, truth: Truth) -> str | None:
     """A label that is missing, abstained, of another version or prompt; or labels that say the opposite."""
-    preferred = []
+    judged, scored = 0, []
     for labeler, version in zip(pair["labelers"], pair["labeler_versions"], strict=True):
-        values = []
-        for side in ("chosen", "rejected"):
-            label = truth.labels.get((labeler, pair[f"{side}_id"]))
-            if label is None:
-                if (labeler, version, pair[f"{side}_id"]) not in truth.asked:
-                    return f"{labeler} never judged {side}"
-                continue
-            if label["abstain"] is not None:
-                return f"{labeler} abstained on {side}"
-            if label["labeler_version"] != version or label["prompt_id"] != pair["prompt_id"]:
-                return f"the label of {labeler} belongs to another row or version"
-            values.append(label["value"])
-        if len(values) == 2:
-            preferred.append(truth.signs.get(labeler, 1.0) * (values[0] - values[1]))
-    if not pair["labelers"]:
-        return "no labeler made it"
-    if preferred and max(preferred) <= 0:
+        labels = [truth.labels.get((labeler, pair[f"{side}_id"])) for side in ("chosen", "rejected")]
+        if not any(labels) and labeler in truth.judges:
+            # One after the other: what a first labeler decided was perhaps never compared.
+            judged += all((labeler, version, pair[f"{side}_id"]) in truth.asked for side in ("chosen", "rejected"))
+            continue
+        if why := _wrong_label(labels, labeler, version, pair):
+            return why
+        judged += 1
+        values = [label["value"] for label in labels if label is not None]
+        scored.append((truth.signs or {}).get(labeler, 1.0) * (values[0] - values[1]))
+    if not judged:
+        return "no labeler judged both sides"
+    if truth.signs is not None and len(scored) == len(pair["labelers"]) and max(scored) <= 0:
         return "no labeler scored chosen above rejected"
-    return "the verdict prefers rejected" if (pair["chosen_id"], pair["rejected_id"]) in truth.beaten else None
+    lost = pair["strategy"] == "verdicts" and (pair["chosen_id"], pair["rejected_id"]) in truth.beaten
+    return "the verdict prefers rejected" if lost else None
+
+
+def _wrong_label(labels: Sequence[Row | None], labeler: str, version: str, pair: Row) -> str | None:
+    for side, label in zip(("chosen", "rejected"), labels, strict=True):
+        if label is None:
+            return f"{labeler} never judged {side}"
+        if label["abstain"] is not None:
+            return f"{labeler} abstained on {side}"
+        if label["labeler_version"] != version or label["prompt_id"] != pair["prompt_id"]:
+            return f"the label of {labeler} belongs to another row or version"
+    return None
 
 
 def wrong_margin(pair: Row, truth: Truth) -> str | None:
@@ -228,4 +240,4 @@ GOOD = {
 }
 """Check -> what is said of rows that pass."""
 
-_NOTHING = Truth({}, {}, {}, frozenset(), frozenset(), {})
+_NOTHING = Truth({}, {}, {}, frozenset(), frozenset(), frozenset(), {})

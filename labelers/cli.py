@@ -70,17 +70,16 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("use", metavar="SPEC", help=_SPEC)
         command.add_argument("--options", default="{}", metavar="JSON", help="the labeler's options, a JSON object")
         command.add_argument("--timeout", type=float, default=2.0, metavar="SECONDS", help="for one item (2)")
-        command.add_argument(
-            "--allow", action="append", default=[], choices=["network", "sandbox"],
-            help="let it open connections, or run completions",
-        )  # fmt: skip
+        for need, text in (
+            ("sandbox", "let it run the completions, in bubblewrap"),
+            ("network", "let it open connections"),
+        ):
+            command.add_argument(f"--{need}", dest="allow", action="append_const", const=need, default=[], help=text)
         command.add_argument(
             "--accept-weaker", action="append", default=[], metavar="LAYER",
             help="go on without this layer of isolation: rlimits, no_new_privs, seccomp, landlock",
         )  # fmt: skip
         command.set_defaults(run=run)
-        if name == "score":
-            command.add_argument("--sandbox", action="store_true", help="allow a labeler that runs the completions")
     return parser
 
 

@@ -84,7 +84,7 @@ def require_allowed(name: str, needs: Needs, limits: Limits) -> None:
     """Raises: IsolationLacks when the labeler called `name` needs what `limits` do not grant."""
     for need, what in {"network": "opens connections", "sandbox": "runs completions"}.items():
         if getattr(needs, need) and need not in limits.allow:
-            hint = f"{need} = true in the run's config, or --allow {need}"
+            hint = f"{need} = true in the run's config, or --{need}"
             raise IsolationLacks(f"{name} {what}, which is not allowed", hint=hint)
 
 

@@ -10,6 +10,7 @@ import ast
 import copy
 import math
 import operator
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,22 +32,31 @@ class Case:
     text: str
 
 
-def cases_of(statements: Sequence[ast.stmt], names: Mapping[str, ast.expr] | None = None) -> list[Case]:
+def cases_of(
+    statements: Sequence[ast.stmt],
+    names: Mapping[str, ast.expr] | None = None,
+    library: frozenset[str] = frozenset(),
+) -> list[Case]:
     """The cases of a test's body: asserts, with plain assignments and loops over literals put in their place.
+
+    Args:
+        names: what stands for what, for example `candidate` for the function that is asked for.
+        library: names that the test imports: what they compute is expected, not the completion's.
 
     Raises:
         NotApart: a statement is of another kind.
     """
     known, found = dict(names or {}), list[Case]()
+    library |= imported(statements)
     for statement in statements:
         match statement:
             case ast.Assert(test=test):
-                found += _case(_replaced(test, known))
+                found += _case(_replaced(test, known), library)
             case ast.Assign(targets=[ast.Name(id=name)], value=value):
                 known[name] = _replaced(value, known)
             case ast.For(target=target, iter=iterable, body=body, orelse=[]):
                 for value in _iterated(_replaced(iterable, known)):
-                    found += cases_of(body, {**known, **_bound(target, value)})
+                    found += cases_of(body, {**known, **_bound(target, value)}, library)
             case ast.Pass() | ast.Import() | ast.ImportFrom() | ast.Expr(value=ast.Constant()):
                 continue
             case _:
@@ -56,21 +66,27 @@ def cases_of(statements: Sequence[ast.stmt], names: Mapping[str, ast.expr] | Non
     return found
 
 
+def imported(statements: Sequence[ast.stmt]) -> frozenset[str]:
+    """The names that imports in these statements make."""
+    nodes = [node for each in statements for node in ast.walk(each) if isinstance(node, ast.Import | ast.ImportFrom)]
+    return frozenset((alias.asname or alias.name).split(".")[0] for node in nodes for alias in node.names)
+
+
 def shown(node: ast.AST) -> str:
     """A statement or expression as one short line."""
     return ast.unparse(node).split("\n")[0][:80]
 
 
 class _Asked(list[str]):
-    """What the child is asked, and the builtins' names that the completion defines anew."""
+    """What the child is asked; the builtins' names that the completion defines anew; the names that the test imports."""
 
-    def __init__(self, own: frozenset[str] = frozenset()) -> None:
+    def __init__(self, own: frozenset[str] = frozenset(), library: frozenset[str] = frozenset()) -> None:
         super().__init__()
-        self.own = own
+        self.own, self.library = own, library
 
 
-def _case(test: ast.expr) -> list[Case]:
-    asked = _Asked()
+def _case(test: ast.expr, library: frozenset[str]) -> list[Case]:
+    asked = _Asked(library=library)
     compute = _apart(test, asked)
     if not asked and isinstance(test, ast.Constant) and test.value:
         return []  # `assert True`: nothing is tested
@@ -78,7 +94,7 @@ def _case(test: ast.expr) -> list[Case]:
         called = {
             node.func.id for node in ast.walk(test) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
         }
-        asked = _Asked(frozenset(called))
+        asked = _Asked(frozenset(called), library)
         compute = _apart(test, asked)
     if not asked:
         raise NotApart(f"{shown(test)} asks nothing of the completion")
@@ -194,7 +210,7 @@ def _named(node: ast.expr, asked: _Asked) -> Compute:
                 raise NotApart(shown(node))
             of, given = _apart(value, asked), [_apart(each, asked) for each in args]
             return lambda values: _method(of(values), attr)(*[g(values) for g in given])
-        case ast.Call() | ast.Name() | ast.Attribute() if not _tells(node):
+        case ast.Call() | ast.Name() | ast.Attribute() if not _tells(node) and not _is_library(node, asked.library):
             return _ask(node, asked)
         case ast.ListComp() | ast.SetComp() | ast.DictComp() if not _tells(node):
             return _ask(node, asked)
@@ -211,13 +227,32 @@ def _tells(node: ast.expr) -> bool:
     """Whether the child could learn from an expression what is expected: a comparison, a checking function of the test."""
     if not isinstance(node, ast.Call):
         return any(isinstance(each, ast.Compare | ast.BoolOp) for each in ast.walk(node))
+    if any(isinstance(each, ast.Compare | ast.BoolOp) and _has_foreign(each) for each in ast.walk(node)):
+        return True
+    if not all(isinstance(each, ast.Name | ast.Attribute | ast.expr_context) for each in ast.walk(node.func)):
+        return True  # (lambda v: v == 9)(f(3))
     given = [*node.args, *(keyword.value for keyword in node.keywords)]
-    inner = [each for each in given if any(isinstance(deep, ast.Call) and _is_foreign(deep) for deep in ast.walk(each))]
+    inner = [each for each in given if _has_foreign(each)]
     return len(given) > 1 and bool(inner)  # close_to(f(3), 9): not f(g(3)), not f(3, [1, 2])
 
 
-def _is_foreign(call: ast.Call) -> bool:
-    return ast.unparse(call.func) not in _FUNCTIONS
+def _has_foreign(node: ast.expr) -> bool:
+    """Whether something in it is not computed here."""
+    calls = [each for each in ast.walk(node) if isinstance(each, ast.Call)]
+    return any(ast.unparse(call.func) not in _FUNCTIONS for call in calls)
+
+
+def _is_library(node: ast.expr, library: frozenset[str]) -> bool:
+    """Whether it is computed by a module: then it is what is expected, and the child must not see it."""
+    root: ast.expr = node
+    while isinstance(root, ast.Call | ast.Attribute):
+        root = root.func if isinstance(root, ast.Call) else root.value
+    return isinstance(root, ast.Name) and (root.id in library or (root is not node and _is_module(node, root.id)))
+
+
+def _is_module(node: ast.expr, name: str) -> bool:
+    inner = node.func if isinstance(node, ast.Call) else node
+    return isinstance(inner, ast.Attribute) and name in sys.stdlib_module_names
 
 
 def _is_computed(node: ast.expr) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labelers.types import Prompt
-from labelers.unit_test_asserts import Case, NotApart, cases_of
+from labelers.unit_test_asserts import Case, NotApart, cases_of, imported
 
 
 class NoTests(Exception):
@@ -85,7 +85,9 @@ def _humaneval(target: Mapping[str, Any]) -> Plan:
     (candidate,) = check.args.args
     names = {candidate.arg: ast.Name(entry_point, ast.Load())}
     others = [node for node in tree.body if node is not check and not _is_metadata(node)]
-    cases = [*cases_of([node for node in others if not _calls_check(node)], names), *cases_of(check.body, names)]
+    library = imported(tree.body)
+    loose = [node for node in others if not _calls_check(node)]
+    cases = [*cases_of(loose, names), *cases_of(check.body, names, library)]
     return Plan(str(target.get("prompt", "")), _imports(tree), tuple(cases), entry_point=entry_point)
 
 
@@ -106,7 +108,8 @@ def _mbpp(target: Mapping[str, Any]) -> Plan:
     tests = target["test_list"]
     setup = "\n".join([str(target.get("test_setup_code") or ""), *map(str, target.get("test_imports") or ())])
     trees = [ast.parse(test) for test in tests]
-    cases = [case for tree in trees for case in cases_of(tree.body)]
+    library = imported(ast.parse(setup).body)
+    cases = [case for tree in trees for case in cases_of(tree.body, None, library)]
     return Plan(str(target.get("prompt_code", "")), "\n".join([setup, *map(_imports, trees)]), tuple(cases))
 
 

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.agreement import agreement
 from pipeline.audit_limits import Finding, State, worst
-from pipeline.canaries import Lend, canaries
+from pipeline.canaries import Lend, asking, canaries
 from pipeline.compare import Compare
 from pipeline.config import Config
 from pipeline.confounds import abstentions, confounds, entangled, noise, orders
@@ -83,11 +83,14 @@ def audit(config: Config, plan: Plan, places: Places, lend: Lend | None = None, 
     signs = {entry.label: -1.0 if entry.weight < 0 else 1.0 for entry in config.labelers}
     residual = getattr(config.pairs, "length", "") == "residualise"
     reading = Reading(Planter(max(settings.canaries, settings.costly_canaries)))
-    for evidence in read_evidence(places):
-        reading.shard(evidence, None if residual else signs, keep_prompts=bool(settings.heldout))
-    if published and (rows := read_published(places.run)) is not None:
-        reading.tally.published(rows)
-    findings = tuple(_findings(config, plan, reading, signs, lend))
+    stages = labelling(plan)
+    with asking(stages, settings, lend) as ask:
+        for evidence in read_evidence(places):
+            reading.shard(evidence, None if residual else signs, keep_prompts=bool(settings.heldout))
+        if published and (rows := read_published(places.run)) is not None:
+            reading.tally.published(rows)
+        planted = list(canaries(ask(reading.planter.planted()), stages, settings, signs))
+    findings = tuple(_findings(config, stages, reading, planted))
     audited = Audited(findings)
     write_json(places.run / AUDIT, as_json(audited))
     return audited
@@ -109,16 +112,20 @@ def audit_run(run: Path, lend: Lend | None = None) -> Audited:
     return audit(config, make_plan(config, run), recall_places(run), lend)
 
 
+def labelling(plan: Plan) -> list[Label | Compare]:
+    """The stages that label, one for each labeler."""
+    found = {step.name: step.stage for step in plan.steps}
+    return [stage for stage in found.values() if isinstance(stage, Label | Compare)]
+
+
 def _findings(
-    config: Config, plan: Plan, reading: Reading, signs: Mapping[str, float], lend: Lend | None
+    config: Config, stages: Sequence[Label | Compare], reading: Reading, planted: Sequence[Finding]
 ) -> Iterator[Finding]:
     settings, facts = config.audit, together(reading.facts)
-    stages = list({step.name: step.stage for step in plan.steps if isinstance(step.stage, Label | Compare)}.values())
-    stages = [stage for stage in stages if isinstance(stage, Label | Compare)]
     symmetric = [s.name for s in stages if isinstance(s, Compare) and getattr(s.labeler.build(), "symmetric", False)]
     yield _pairs(reading, facts)
     yield from reading.tally.findings()
-    yield from canaries(reading.planter.planted(), stages, settings, signs, lend)
+    yield from planted
     yield from confounds(facts, settings, by_design(config))
     yield from entangled(facts)
     yield from (Finding("judge", "warn", said) for said in warnings(config))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -44,6 +43,8 @@ BAD: dict[Kind, str] = {
 }
 PROMISED: frozenset[Kind] = frozenset({"identical", "example", "again"})
 """Not one may be wrong: it is logic, or the labeler's own promise."""
+MOST_AT_ONCE = 8
+"""Labelers that are asked side by side."""
 MOST_CHARS = 2000
 """Of a meaningless answer."""
 
@@ -80,6 +81,13 @@ class Question:
     first: Completion
     second: Completion
     stored: float | None = None
+
+
+Poll = list[tuple[Question, int | None]] | Exception
+"""What a labeler answered, or why it could not be asked."""
+Polls = Mapping[str, Poll]
+"""labeler -> its poll; those that were not asked are not in it."""
+Asked = Callable[[Sequence[Planted]], Polls]
 
 
 @dataclass
@@ -121,27 +129,44 @@ def _is_wrong(kind: Kind, answers: Mapping[str, int]) -> bool:
     return min(answers.values()) < 0 and max(answers.values()) <= 0
 
 
-def canaries(
-    planted: Sequence[Planted], stages: Sequence[Label | Compare], settings: Audit, signs: Mapping[str, float],
-    lend: Lend | None = None,
-) -> Iterator[Finding]:  # fmt: skip
-    """A finding for each kind of canary, and one for each labeler that could not be asked.
+@contextmanager
+def asking(stages: Sequence[Label | Compare], settings: Audit, lend: Lend | None = None) -> Iterator[Asked]:
+    """Opens the labelers beside what else there is to do; what comes out puts the planted questions to them.
 
     Args:
         stages: those that label, one for each labeler.
-        signs: labelers whose scores count against a completion -> -1.
         lend: opens a labeler's engine; None: labelers that ask a model are skipped.
     """
+    able = {stage.name for stage in stages if stage.engine is None or lend is not None}
+    planted: Future[Sequence[Planted]] = Future()
+    with ThreadPoolExecutor(MOST_AT_ONCE) as threads:  # they start processes, and wait
+        polls = {s.name: threads.submit(_poll, s, planted, able, settings, lend) for s in stages if s.name in able}
+
+        def put(found: Sequence[Planted]) -> Polls:
+            planted.set_result(found)
+            return {name: poll.result() for name, poll in polls.items()}
+
+        try:
+            yield put
+        finally:
+            planted.cancel()
+
+
+def canaries(
+    polls: Polls, stages: Sequence[Label | Compare], settings: Audit, signs: Mapping[str, float]
+) -> Iterator[Finding]:
+    """A finding for each kind of canary, and one for each labeler that could not be asked.
+
+    Args:
+        signs: labelers whose scores count against a completion -> -1.
+    """
     ballot = Ballot()
-    asked = [stage for stage in stages if stage.engine is None or lend is not None]
-    able = {stage.name for stage in asked}
     for stage in stages:
-        if stage.name not in able:
+        poll = polls.get(stage.name)
+        if poll is None:
             seen = f"{stage.name} asks a model; hint: python -m pipeline audit RUN --ask"
             yield Finding("canaries", "skipped", seen)
-    with ThreadPoolExecutor(max(1, min(len(asked), os.cpu_count() or 1))) as threads:  # they start processes, and wait
-        polls = list(threads.map(lambda stage: _poll(stage, planted, able, settings, lend), asked))
-    for stage, poll in zip(asked, polls, strict=True):
+            continue
         if isinstance(poll, Exception):
             yield Finding("canaries", "warn", f"{stage.name} could not be asked: {poll}")
             continue
@@ -166,19 +191,20 @@ def lent(spec: EngineSpec) -> Iterator[Engine]:
 
 
 def _poll(
-    stage: Label | Compare, planted: Sequence[Planted], able: set[str], settings: Audit, lend: Lend | None
-) -> list[tuple[Question, int | None]] | Exception:
+    stage: Label | Compare, planted: Future[Sequence[Planted]], able: set[str], settings: Audit, lend: Lend | None
+) -> Poll:
     """What one labeler answers to all that is planted for it; or why it could not be asked."""
     try:
         needs = stage.needs
         n = settings.costly_canaries if needs.engine or needs.programs or needs.sandbox else settings.canaries
+        examples = _examples(stage.name, stage.labeler.build().examples)
         with ExitStack() as stack:
             engine = stack.enter_context(lend(stage.engine)) if stage.engine is not None and lend is not None else None
             tools = stack.enter_context(lent_tools(stage.name, engine, stage.asking, needs))
             worker = stack.enter_context(opened(stage.labeler, tools, stage.limits))
-            questions = [*_questions(stage, planted, able, n), *_examples(stage.name, stage.labeler.build().examples)]
+            questions = [*_questions(stage, planted.result(), able, n), *examples]
             return list(zip(questions, answers(worker, questions), strict=True))
-    except (LabelerError, PipelineError) as error:
+    except (LabelerError, PipelineError, CancelledError) as error:
         return error
 
 

@@ -88,10 +88,14 @@ class Nursery:
     def fork(self) -> dict[str, str]:
         """Has a new worker forked and confined. Which of its layers are lost: layer -> why, or empty text."""
         ours, theirs = socket.socketpair()
-        with theirs:
-            socket.send_fds(self._control.end, [FORK], [theirs.fileno()])
         deadline = time.monotonic() + FORK_S
-        _, self.worker = _told(self._control, deadline)
+        try:
+            with theirs:
+                socket.send_fds(self._control.end, [FORK], [theirs.fileno()])
+            _, self.worker = _told(self._control, deadline)
+        except (wire.Closed, OSError) as error:
+            ours.close()
+            raise self._died() from error
         self.channel = wire.Channel(ours)
         try:
             _, layers = wire.read_message(self.channel.receive(1 << 16, deadline))
@@ -103,10 +107,19 @@ class Nursery:
     def bury(self) -> int:
         """Ends the worker; its wait status, which says how it ended if it did so by itself."""
         self.channel.end.close()
-        self._control.end.sendall(BURY)
-        _, status = _told(self._control, time.monotonic() + FORK_S)
         self.worker = 0
+        try:
+            self._control.end.sendall(BURY)
+            _, status = _told(self._control, time.monotonic() + FORK_S)
+        except (wire.Closed, OSError) as error:
+            raise self._died() from error
         return int(status)
+
+    def _died(self) -> LabelerError:
+        return LabelerError(
+            f"the process that holds labeler {self.built.name} was ended from outside",
+            hint="see whether the machine ran out of memory (dmesg); the same command goes on from there",
+        )
 
     def rss(self) -> int:
         """Bytes of memory that the worker holds; 0 where that cannot be read."""
@@ -118,7 +131,7 @@ class Nursery:
 
     def _end(self) -> None:
         if self.worker:
-            with contextlib.suppress(OSError, wire.Closed, TimeoutError):
+            with contextlib.suppress(LabelerError):
                 self.bury()
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from labelers.printable import printable
 from pipeline.errors import BelowGate, Interrupted, PipelineError
 
 if TYPE_CHECKING:
@@ -225,8 +226,8 @@ def leave(message: str, code: int) -> None:
 
 
 def say(message: str) -> None:
-    """Talk, to stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """Talk, to stderr. A message may quote a completion."""
+    print(printable(message), file=sys.stderr, flush=True)
 
 
 def refuse(audited: Audited, folder: Path, *, enforced: bool) -> None:

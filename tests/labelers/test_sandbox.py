@@ -274,3 +274,26 @@ def test_the_nursery_loads_nothing_heavy():
     program = "import sys\nproof = sorted({'pyarrow', 'pydantic', 'numpy', 'torch', 'pipeline'} & set(sys.modules))"
     with opened("Executes") as worker:
         assert worker.score(candidates(program))[0].reason == "[]"
+
+
+def test_a_nursery_that_is_ended_from_outside_is_said():
+    with opened("Misbehaves") as worker:
+        worker._nursery._process.kill()
+        worker._nursery._process.wait()
+        with pytest.raises(LabelerError, match=r"labeler misbehaves was ended from outside; hint: .*memory"):
+            worker.score(candidates("segfault"))
+
+
+def test_an_engine_labelers_bad_item_is_found_by_halves_so_that_few_calls_are_made():
+    asked = []
+
+    class Engine(ScriptedEngine):
+        def generate(self, chats, schema=""):
+            asked.append(len(chats))
+            return ["ok" if chat[0].content != "bad" else 7 for chat in chats]
+
+    batch = [*candidates(*["x"] * 32), *candidates("x", prompt=Prompt.of("bad")), *candidates(*["x"] * 31)]
+    with opened("Asks", tools=Engine()) as worker:
+        labels = worker.score(batch)
+    assert [i for i, label in enumerate(labels) if isinstance(label, Abstain)] == [32]
+    assert len(asked) <= 2 * 6 + 1

@@ -239,10 +239,11 @@ def _why(call: str) -> str:
 
 
 def bar(layers: Iterable[str]) -> None:
-    """Takes these layers from this process and its children for good, for tests of what happens where they are missing."""
+    """Takes these layers (and `bubblewrap`) from this process and its children for good, to test what happens without them."""
     calls = {
         "landlock": (_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT),
         "namespaces": (272,) if platform.machine() == "x86_64" else (97,),
+        "bubblewrap": (165, 155) if platform.machine() == "x86_64" else (40, 41),  # mount, pivot_root
     }
     barred = set(layers)
     why = _install_bars([number for layer in barred & set(calls) for number in calls[layer]], "seccomp" in barred)

@@ -201,6 +201,41 @@ def test_without_a_backup_layer_parsing_runs_confined_and_the_loss_is_said(layer
     assert under_bars(layers) == {"lost": layers.split(","), "escaped": False}
 
 
+SCORE_UNDER_BARS = """
+import sys
+from labelers.confine import bar
+from labelers.cli import main
+bar(sys.argv[1].split(","))
+sys.exit(main(["score", *sys.argv[2:]]))
+"""
+
+
+def score_under(bars: str, *arguments: str, row: dict) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", SCORE_UNDER_BARS, bars, *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False, input=json.dumps(row) + "\n"
+    )
+
+
+@pytest.mark.parametrize("bars", ["bubblewrap", "bubblewrap,landlock"])
+def test_without_bubblewrap_no_completion_is_run_and_the_remedy_is_said(bars: str) -> None:
+    row = {"prompt": "?", "completion": "def f(): return 1", "target": ["assert f() == 1"]}
+    done = score_under(bars, "tests", "--sandbox", row=row)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "completions are run only in bubblewrap, and it cannot be had here" in done.stderr
+    assert "hint: apt-get install bubblewrap" in done.stderr
+
+
+def test_without_seccomp_the_command_line_refuses_too_and_goes_on_when_told() -> None:
+    row = {"prompt": "?", "completion": "[1]"}
+    refused = score_under("seccomp", "parses", row=row)
+    assert (refused.returncode, refused.stdout) == (3, "")
+    assert "needs the isolation layer seccomp" in refused.stderr
+    accepted = score_under("seccomp", "parses", "--accept-weaker", "seccomp", row=row)
+    assert (accepted.returncode, json.loads(accepted.stdout)["value"]) == (0, 1.0)
+    assert "warning: without the isolation layer seccomp" in accepted.stderr
+
+
 def test_without_seccomp_nothing_runs_and_the_remedy_is_said() -> None:
     refused = under_bars("seccomp")["refused"]
     assert "needs the isolation layer seccomp" in refused

@@ -37,10 +37,25 @@ def main(settings: Mapping[str, Any]) -> int:
     _prctl(_SET_DUMPABLE, 0)
     if os.getpid() != 1:
         _prctl(_SET_SUBREAPER, 1)
-        _prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
+        signal.signal(signal.SIGTERM, _leave)
+        _prctl(_SET_DEATH_SIGNAL, signal.SIGTERM)  # bubblewrap ends with its parent, and everything in it
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.umask(0o077)
     confine = _confinement(settings)
+    try:
+        return _serve(settings, confine)
+    finally:
+        if os.getpid() != 1:
+            _kill_all()
+            shutil.rmtree(settings["scratch"], ignore_errors=True)
+
+
+def _leave(number: int, frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the kernel sends one for each thread of the parent that ends
+    sys.exit(1)
+
+
+def _serve(settings: Mapping[str, Any], confine: Callable[[], None]) -> int:
     _say({"ready": True})
     for line in sys.stdin.buffer:
         reply = _run(json.loads(line), settings, confine)

@@ -17,6 +17,7 @@ import pytest
 
 from labelers import confine, programs
 from labelers.errors import LabelerError
+from labelers.launcher import descendants
 from labelers.program_filter import BASE, NoTable, assembled
 from labelers.programs import Launcher
 from labelers.protocol import Program, Ran
@@ -179,8 +180,6 @@ def test_a_launcher_that_does_not_answer_costs_one_program(launcher: Launcher, m
     monkeypatch.setattr(programs, "GRACE_S", 0.2)
     python(launcher, "pass")
     assert launcher._alive is not None
-    from labelers.launcher import descendants
-
     stopped = [launcher._alive._process.pid, *descendants(launcher._alive._process.pid)]
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
@@ -200,6 +199,42 @@ def test_two_threads_may_ask_one_launcher(launcher: Launcher) -> None:
     for thread in threads:
         thread.join()
     assert sorted(said) == [f"{n}\n".encode() for n in range(8)]
+
+
+PARENT = """
+import sys
+from labelers.programs import Launcher
+from labelers.protocol import Program
+source = "import os, time\\ntry:\\n    if os.fork() == 0: os.setsid()\\nexcept OSError: pass\\ntime.sleep(60)"
+launcher = Launcher(("python3",), completions=sys.argv[1] == "completions", wall=sys.argv[2])
+launcher.run(Program(("python3", "-c", "pass")))
+sandbox = launcher._alive
+print(sandbox._process.pid, sandbox._folder, flush=True)
+launcher.run(Program(("python3", "-I", "-S", "-c", source), timeout_s=60))
+"""
+
+
+@pytest.mark.parametrize("back_end", BACK_ENDS)
+def test_when_the_parent_is_killed_no_process_and_no_file_stays(back_end: str) -> None:
+    needs, wall = BACK_ENDS[back_end]
+    if problem := programs.missing(needs):
+        pytest.skip(problem)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, back_end, wall], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert parent.stdout is not None
+    pid, folder = parent.stdout.readline().split()
+    time.sleep(0.3)
+    below = [int(pid), *descendants(int(pid))]
+    assert len(below) > 1
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 5
+    while any(alive(each) for each in below) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not any(alive(each) for each in below)
+    assert not Path(folder).exists()
 
 
 @pytest.mark.parametrize("name", ["../out", "/etc/x", "a/../../b", "", "a\0b"])

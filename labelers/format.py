@@ -11,6 +11,7 @@ from labelers.constraints import UnreadableConstraints, constraints_of, split
 from labelers.ifeval import CHECKS, BadConstraint, bind, run_check
 from labelers.options import near
 from labelers.protocol import Context
+from labelers.safe_regex import BadPattern, compiled
 from labelers.types import Abstain, Candidate, Example, Needs, Prompt, Score
 
 _REGEX_IDS = ("regex:fullmatch", "regex:search")
@@ -143,16 +144,14 @@ class Format:
 
 def _matches(identifier: str, text: str, arguments: Mapping[str, Any], timeout_s: float) -> bool:
     """Whether the pattern matches. Raises: BadConstraint; TimeoutError."""
-    import regex
-
     pattern = arguments.get("pattern")
     if not isinstance(pattern, str) or set(arguments) != {"pattern"}:
         raise BadConstraint(f"{identifier} takes one argument, `pattern`, a text")
     try:
-        compiled = regex.compile(pattern)
-    except regex.error as error:
-        raise BadConstraint(f"{identifier}: the pattern is wrong: {error}") from error
-    match = compiled.fullmatch if identifier == "regex:fullmatch" else compiled.search
+        found = compiled(pattern)
+    except BadPattern as error:
+        raise BadConstraint(f"{identifier}: {error}") from error
+    match = found.fullmatch if identifier == "regex:fullmatch" else found.search
     return match(text, timeout=timeout_s) is not None
 
 

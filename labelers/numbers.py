@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from fractions import Fraction
 from typing import Literal
@@ -47,12 +48,26 @@ def read_number(text: str, which: Which, *, marker: str = "", percent: Percent =
     Raises:
         OutOfRange: the number has more than 400 digits, or an exponent beyond 400.
     """
+    match = find_number(text, which, marker)
+    return value_of(match, percent) if match else None
+
+
+def find_number(text: str, which: Which, marker: str = "") -> re.Match[str] | None:
+    """Where that number stands, for `value_of`; None where there is none."""
     if which == "after":
         _, found, text = text.rpartition(marker)
         if not found:
             return None
-    match = _find(text, which) if _DIGIT.search(text) else None
-    return _value(match, percent) if match else None
+    return _find(text, which) if _DIGIT.search(text) else None
+
+
+def exact(number: object) -> Fraction | None:
+    """A JSON number as it is written: 0.1 is a tenth, not the nearest double; None for anything else, nan and inf."""
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return None
+    if isinstance(number, int):
+        return Fraction(number)
+    return Fraction(repr(number)) if math.isfinite(number) else None
 
 
 def _find(text: str, which: Which) -> re.Match[str] | None:
@@ -68,7 +83,8 @@ def _find(text: str, which: Which) -> re.Match[str] | None:
             return last
 
 
-def _value(match: re.Match[str], percent: Percent) -> Fraction:
+def value_of(match: re.Match[str], percent: Percent) -> Fraction:
+    """The number that was found. Raises: OutOfRange."""
     whole = (match["whole"] or "0").replace(",", "")
     part, exponent = match["part"] or "", match["exponent"] or ""
     if len(whole) + len(part) > MAX_DIGITS or len(exponent) > 6 or abs(int(exponent[1:] or "0")) > MAX_DIGITS:

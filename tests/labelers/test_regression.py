@@ -86,7 +86,7 @@ def test_a_gsm8k_target_is_the_number_behind_its_marker_whatever_is_read_from_th
     assert value("regression", text, target=GSM8K, **options) == 0.0
 
 
-@pytest.mark.parametrize("target", [None, "no number", True, [72], {"a": 72}, "1e9999999", "####"])
+@pytest.mark.parametrize("target", [None, "no number", True, [], ["a"], [True], {"a": 72}, "1e9999999", "####"])
 def test_a_target_that_cannot_be_read_abstains(value: Any, target: Any) -> None:
     assert value("regression", "72", target=target) == "unparsable"
 
@@ -136,3 +136,34 @@ def test_the_tolerance_is_the_pass_mark() -> None:
 def test_a_nasty_text_gets_a_finite_score(ask: Any) -> None:
     for name, text in nasty_texts().items():
         assert not isinstance(ask("regression", text, target=72), Abstain), name
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "options", "score"),
+    [
+        ("it is [1, 2.5]", [1, 2], {}, -0.25),
+        ("(1, 4) not [x]", "[1, 2]", {}, -1.0),
+        ("[1, 2, 3]", [1, 2], {}, -1e6),
+        ("1 and 2", [1, 2], {}, -1e6),
+        ('{"a": [3]}', 2, {"json_path": "a.0"}, -1.0),
+        ('```json\n{"a": "3"}\n```', 2, {"json_path": "a"}, -1.0),
+        ('{"v": [1, 5]}', [1, 2], {"json_path": "v"}, -1.5),
+        ("no json 5", 2, {"json_path": "a"}, -1e6),
+        ("x=5, y=7", 5, {"pattern": r"x=(\d+)"}, 0.0),
+        ("5 km", 5000, {"units": {"km": 1000.0}}, 0.0),
+        ("5 m", 5, {"units": {"km": 1000.0}}, 0.0),
+        ("1.234,5", 1234.5, {"decimal": "comma"}, 0.0),
+        ("3", 1, {"error": "huber"}, -1.5),
+        ("1.5", 1, {"error": "huber"}, -0.125),
+    ],
+)
+def test_vectors_json_patterns_units_and_huber(value: Any, text: str, target: Any, options: Any, score: float) -> None:
+    assert value("regression", text, target=target, **options) == pytest.approx(score)
+
+
+def test_a_pattern_that_backtracks_is_undecided(value: Any) -> None:
+    assert value("regression", "a" * 100_000, target=1, pattern=r"(a|aa)+(b|a)+(?<!a)\1c") == "timeout"
+
+
+def test_json_beyond_a_limit_is_undecided(value: Any) -> None:
+    assert value("regression", "[" * 300 + "]" * 300, target=1, json_path="a") == "not_applicable"

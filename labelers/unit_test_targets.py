@@ -1,4 +1,4 @@
-"""A prompt's target as tests: the formats that published data sets have, read into questions and rights answers."""
+"""A prompt's target as tests: the formats that published data sets have, read into questions and right answers."""
 
 from __future__ import annotations
 

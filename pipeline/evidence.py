@@ -72,11 +72,17 @@ class Evidence:
 
 def remember_places(run: Path, plan: Plan, shards: Sequence[str]) -> Places:
     """Writes down which folders and shards this build used, for an audit that comes later."""
+    folders = folders_of(plan)
+    write_json(run / STEPS, {"folders": folders, "shards": list(shards)})
+    return Places(run, folders, tuple(shards))
+
+
+def folders_of(plan: Plan) -> dict[str, list[str]]:
+    """Kind -> the names of its folders."""
     folders: dict[str, list[str]] = {}
     for step in plan.steps:
         folders.setdefault(step.kind, []).append(step.folder.name)
-    write_json(run / STEPS, {"folders": folders, "shards": list(shards)})
-    return Places(run, folders, tuple(shards))
+    return folders
 
 
 def recall_places(run: Path) -> Places:

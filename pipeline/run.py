@@ -59,24 +59,35 @@ def run(config: Config, root: Path, executor: Callable[[], Executor] = LocalExec
         Busy: another run holds the folder.
         PipelineError: what cannot be survived, with where and a hint.
     """
-    folder = root / config.name
-    with locked(folder):
-        write_json(folder / "config.json", TypeAdapter(Config).dump_python(config, mode="json"))
-        lost = require_isolation(config)
-        imported = import_prompts(config.prompts, folder / "prompts")
-        plan = make_plan(config, folder)
-        outcome = perform_all(plan, imported, executor)
-        shards = [work for shard in imported.shards if (work := plan.pairs.folder / shard.name) in outcome.receipts]
-        if not shards:
-            raise PipelineError(describe_failures(outcome.failed) or f"{folder}: no shard was finished")
-        counts = count(plan, imported.shards, outcome.receipts)
-        places = remember_places(folder, plan, [shard.name for shard in shards])
-        audited = audit(config, plan, places, published=False)
-        version = None
-        if not (audited.failed and config.audit.enforce):
-            version = publish(folder, config, plan, shards, outcome.receipts, imported.active, counts, lost)
-        example = _first_pair(shards)
-        return Finished(folder, version, imported, summarize(counts), outcome.failed, example, audited)
+    with locked(root / config.name):
+        return build(config, root / config.name, executor)
+
+
+def build(
+    config: Config, folder: Path, executor: Callable[[], Executor] = LocalExecutor, *, strict: bool = False
+) -> Finished:
+    """What `run` does, for a caller that holds the folder.
+
+    Args:
+        strict: make no version while a shard is missing or there are fewer pairs than `dataset.min_pairs`.
+    """
+    write_json(folder / "config.json", TypeAdapter(Config).dump_python(config, mode="json"))
+    lost = require_isolation(config)
+    imported = import_prompts(config.prompts, folder / "prompts")
+    plan = make_plan(config, folder)
+    outcome = perform_all(plan, imported, executor)
+    shards = [work for shard in imported.shards if (work := plan.pairs.folder / shard.name) in outcome.receipts]
+    if not shards:
+        raise PipelineError(describe_failures(outcome.failed) or f"{folder}: no shard was finished")
+    counts = count(plan, imported.shards, outcome.receipts)
+    places = remember_places(folder, plan, [shard.name for shard in shards])
+    audited = audit(config, plan, places, published=False)
+    version = None
+    if not (audited.failed and config.audit.enforce) and not (strict and outcome.failed):
+        least = config.dataset.min_pairs if strict else 1
+        version = publish(folder, config, plan, shards, outcome.receipts, imported.active, counts, lost, least)
+    example = _first_pair(shards)
+    return Finished(folder, version, imported, summarize(counts), outcome.failed, example, audited)
 
 
 def describe_failures(failed: dict[Path, BaseException]) -> str:

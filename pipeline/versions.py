@@ -6,9 +6,9 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +21,9 @@ from labelers.types import content_id
 from pipeline import judges
 from pipeline.card import card
 from pipeline.config import Config
+from pipeline.errors import ConfigError
+from pipeline.evidence import folders_of
+from pipeline.history import held_at, now, record
 from pipeline.plan import Plan
 from pipeline.schema import PAIR_SHARD, PAIRS, SAMPLER_LOGPS
 from pipeline.shards import Counts, Receipt, read_shard, sync, write_json, write_parquet
@@ -47,45 +50,44 @@ class Version:
 
 def publish(
     run: Path, config: Config, plan: Plan, shards: Sequence[Path], receipts: dict[Path, Receipt], active: frozenset[str],
-    counts: dict[str, Counts], lost: Mapping[str, str] = MappingProxyType({}),
+    counts: dict[str, Counts], lost: Mapping[str, str] = MappingProxyType({}), least: int = 1,
 ) -> Version | None:  # fmt: skip
     """Makes the next version of the pairs in `shards`, unless the newest one is the same already.
 
     None where there is no pair at all: an empty dataset is of no use (and `datasets` cannot open one), so the version before
-    it stays the newest.
+    it stays the newest. Where nothing changed, a rollback stands: `dataset` stays where it was put.
 
     Args:
         active: the prompts that the run has now; pairs of others stay in their shards and out of the version.
         counts: what each kind of stage counted, for the card.
         lost: the layers of isolation that the labelers did without, and why.
+        least: pairs that a version must have, 1 or more.
     """
     listed = [{"path": str(s.relative_to(run)), "sha256": receipts[s].sha256, "rows": receipts[s].rows} for s in shards]
     lineage = _lineage(config, plan)
     content = content_id(listed, sorted(active), lineage)
     newest = newest_version(run)
-    if newest and newest["content"] == content and (run / "versions" / f"{newest['number']:04d}").is_dir():
-        folder = run / "versions" / f"{newest['number']:04d}"
-        _point(run / "dataset", folder)
-        return Version(newest["number"], folder, newest["rows"], is_new=False)
+    if newest and newest["content"] == content and folder_of(run, newest["number"]).is_dir():
+        return _stand(run, newest)
     number = newest["number"] + 1 if newest else 1
-    folder = run / "versions" / f"{number:04d}"
-    rows = _write_folder(
-        folder, shards, active, lambda rows: card(config, rows, counts, lineage, number, content, lost)
-    )
+    folder = folder_of(run, number)
+    described = partial(_described, config, counts, lineage, number, content, lost)
+    rows = _write_folder(folder, shards, active, described, least)
     if not rows:
         return None
     manifest = {
         "number": number,
         "content": content,
         "rows": rows,
+        "prompts": len(active),
         "shards": listed,
+        "folders": folders_of(plan),
         "counts": counts,
         "lineage": lineage,
         "isolation_lost": dict(lost),
     }
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    write_json(folder.with_suffix(".json"), {**manifest, "created": created})
-    _point(run / "dataset", folder)
+    write_json(folder.with_suffix(".json"), {**manifest, "created": now()})
+    point(run / "dataset", folder)
     return Version(number, folder, rows, is_new=True)
 
 
@@ -99,6 +101,82 @@ def newest_version(run: Path) -> dict[str, Any] | None:
     """The newest manifest; None before the first."""
     found = manifests(run)
     return found[-1] if found else None
+
+
+def folder_of(run: Path, number: int) -> Path:
+    """Where the dataset folder of a version lies; a version that was removed has none."""
+    return run / "versions" / f"{number:04d}"
+
+
+def current(run: Path) -> dict[str, Any] | None:
+    """The manifest of the version that `dataset` points at; None before the first."""
+    pointer = run / "dataset"
+    number = pointer.readlink().name if pointer.is_symlink() else ""
+    return next((m for m in manifests(run) if f"{m['number']:04d}" == number), None)
+
+
+def manifest_of(run: Path, number: int) -> dict[str, Any]:
+    """The manifest of a version.
+
+    Raises:
+        ConfigError: there is none, or its rows were removed.
+    """
+    found = next((m for m in manifests(run) if m["number"] == number), None)
+    if found is None:
+        raise ConfigError(f"{run}: has no version {number}; hint: python -m pipeline versions {run}")
+    if not folder_of(run, number).is_dir():
+        raise ConfigError(
+            f"{run}: the rows of version {number} were removed; hint: its manifest "
+            f"({folder_of(run, number).with_suffix('.json')}) says what made it; dataset.keep says how many stay"
+        )
+    return found
+
+
+def rollback(run: Path, number: int | None = None) -> dict[str, Any]:
+    """Points `dataset` at another version, and writes that down. The caller holds the run's folder.
+
+    Args:
+        number: the version; None is the one before the current.
+
+    Returns:
+        The manifest of the version that `dataset` points at now.
+
+    Raises:
+        ConfigError: there is no such version any more.
+    """
+    standing, newest = current(run), newest_version(run)
+    if standing is None or newest is None:
+        raise ConfigError(f"{run}: has no version yet; hint: python -m pipeline run")
+    if number is None:
+        older = [m["number"] for m in manifests(run) if m["number"] < standing["number"]]
+        kept = [n for n in older if folder_of(run, n).is_dir()]
+        if not kept:
+            raise ConfigError(
+                f"{run}: no version before {standing['number']} is kept; hint: python -m pipeline versions"
+            )
+        number = kept[-1]
+    chosen = manifest_of(run, number)
+    # Written down first: were the pointer left where it was, the next run or refresh would set it.
+    if number != standing["number"]:
+        record(run, "rolled back", number, **{"from": standing["number"], "newest": newest["number"]})
+    point(run / "dataset", folder_of(run, number))
+    return chosen
+
+
+def _stand(run: Path, newest: dict[str, Any]) -> Version:
+    """The version that stands where nothing changed."""
+    held = held_at(run, newest["number"])
+    standing = manifest_of(run, held) if held != newest["number"] else newest
+    folder = folder_of(run, standing["number"])
+    point(run / "dataset", folder)
+    return Version(standing["number"], folder, standing["rows"], is_new=False)
+
+
+def _described(
+    config: Config, counts: dict[str, Counts], lineage: dict[str, Any], number: int, content: str,
+    lost: Mapping[str, str], rows: int,
+) -> str:  # fmt: skip
+    return card(config, rows, counts, lineage, number, content, lost)
 
 
 def _lineage(config: Config, plan: Plan) -> dict[str, Any]:
@@ -124,13 +202,15 @@ def _lineage(config: Config, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _write_folder(folder: Path, shards: Sequence[Path], active: frozenset[str], card_of: Any) -> int:
-    """Writes the dataset folder beside its place and renames it whole. Returns its rows; without any it writes nothing."""
+def _write_folder(
+    folder: Path, shards: Sequence[Path], active: frozenset[str], card_of: Callable[[int], str], least: int
+) -> int:
+    """Writes the dataset folder beside its place and renames it whole. Returns its rows; below `least` it leaves nothing."""
     beside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(beside, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)  # without a manifest it was never published
     rows = _write_tables(beside, _active_tables(shards, active))
-    if not rows:
+    if rows < max(least, 1):
         shutil.rmtree(beside)
         return 0
     (beside / "README.md").write_text(card_of(rows), encoding="utf-8")
@@ -171,7 +251,7 @@ def _write_tables(folder: Path, tables: Iterator[pa.Table]) -> int:
     return total
 
 
-def _point(pointer: Path, folder: Path) -> None:
+def point(pointer: Path, folder: Path) -> None:
     """Makes `pointer` a link to `folder`, in one step."""
     target = folder.relative_to(pointer.parent)
     if pointer.is_symlink() and pointer.readlink() == target:

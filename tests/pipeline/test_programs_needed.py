@@ -10,19 +10,19 @@ import pytest
 
 from pipeline.config import LabelerEntry
 from pipeline.errors import EnvironmentLacks
-from pipeline.run import require_programs
+from pipeline.isolation import require_isolation
 
 
 def config(**options: Any) -> Any:
-    return SimpleNamespace(labelers=[LabelerEntry(use="compiles", options=options)])
+    return SimpleNamespace(labelers=[LabelerEntry(use="compiles", options=options)], accept_weaker=())
 
 
 def test_a_missing_compiler_stops_the_run_with_its_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(EnvironmentLacks, match=r"labeler compiles: gcc is not installed; hint: apt-get install gcc"):
-        require_programs(config(language="c"))
+        require_isolation(config(language="c"))
 
 
 def test_a_labeler_without_programs_needs_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert require_programs(config()) is None
+    assert "bubblewrap" not in require_isolation(config())

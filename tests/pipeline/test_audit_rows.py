@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from pipeline.defects import Truth, unlabelled
 from pipeline.shards import read_shard, write_shard
 from tests.pipeline.audited import HONEST, Runs, answered, one, same_text, spoil
 
@@ -125,3 +126,25 @@ def test_a_chosen_that_was_cut_off_is_found(runs: Runs) -> None:
     rows = [{**row, "finish_reason": "length"} for row in table_.to_pylist()]
     write_shard(shard, pa.Table.from_pylist(rows, table_.schema))
     assert one(folder, "truncated").state == "FAIL"
+
+
+# One labeler after the other: what the first one decided was perhaps never compared.
+
+
+def cascade(*, asked: bool, values: tuple[float, float]) -> str | None:
+    label = {"abstain": None, "labeler_version": "1", "prompt_id": "p"}
+    labels = {("first", side): {**label, "value": value} for side, value in zip("cr", values, strict=True)}
+    verdicts = frozenset({("judge", "1", "c"), ("judge", "1", "r")} if asked else {("judge", "1", "c")})
+    truth = Truth({}, {}, labels, verdicts, frozenset(), frozenset({"judge"}), {})
+    pair = {
+        "prompt_id": "p", "chosen_id": "c", "rejected_id": "r", "labelers": ["first", "judge"],
+        "labeler_versions": ["1", "1"], "strategy": "best_vs_worst",
+    }  # fmt: skip
+    return unlabelled(pair, truth)
+
+
+@pytest.mark.parametrize(("asked", "values"), [(True, (1.0, 1.0)), (False, (1.0, 0.0)), (True, (1.0, 0.0))])
+def test_a_pair_of_a_cascade_needs_no_verdict_where_the_first_labeler_decided(
+    asked: bool, values: tuple[float, float]
+) -> None:
+    assert cascade(asked=asked, values=values) is None

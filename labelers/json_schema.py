@@ -92,6 +92,7 @@ class JsonSchema:
     def __post_init__(self) -> None:
         if self.max_chars < 1:
             raise ValueError(f"max_chars is {self.max_chars}; hint: at least 1")
+        load_validators()
         if self.schema is not None and isinstance(found := _problems_of(self.schema), Abstain):
             raise ValueError(f"the schema cannot be used: {found.reason}")
 
@@ -191,15 +192,51 @@ def _keys(value: Any) -> set[str]:
     return found
 
 
+@functools.cache
+def _metaschemas() -> dict[str, Any]:
+    """The drafts' own schemas by address: a `$ref` to one is local."""
+    import jsonschema
+
+    drafts = (jsonschema.Draft4Validator, jsonschema.Draft6Validator, jsonschema.Draft7Validator)
+    return {
+        str(kind.META_SCHEMA.get("$id") or kind.META_SCHEMA["id"]).removesuffix("#"): kind.META_SCHEMA
+        for kind in drafts
+    }
+
+
+@functools.cache
+def load_validators() -> None:
+    """Loads both validators and the drafts' own schemas: a confined worker can open no file later."""
+    for dialect in (_DRAFT_3, *_DRAFTS):
+        for keyword in ("title", "contentEncoding"):
+            problems = _compiled(json.dumps({"$schema": dialect, keyword: "x"}))
+            if not isinstance(problems, Abstain):
+                list(problems("x"))
+    _registry()
+
+
 def _refuse(uri: str) -> Any:
     raise ValueError(f"{uri} is remote, and schemas are never fetched")
+
+
+@functools.cache
+def _registry() -> Any:
+    """The older drafts' own schemas, for schemas of another draft that refer to them."""
+    import jsonschema_rs
+
+    return jsonschema_rs.Registry(list(_metaschemas().items()), retriever=_refuse)
+
+
+def _refers_to_a_metaschema(schema: Any) -> bool:
+    return "http://json-schema.org/draft-0" in json.dumps(schema)
 
 
 def _rust_validator(schema: dict[str, Any] | bool) -> Problems:
     import jsonschema_rs
 
     try:
-        validator = jsonschema_rs.validator_for(schema, validate_formats=False, retriever=_refuse)
+        places = {"registry": _registry()} if _refers_to_a_metaschema(schema) else {"retriever": _refuse}
+        validator = jsonschema_rs.validator_for(schema, validate_formats=False, **places)
     except (ValueError, jsonschema_rs.ReferencingError) as error:
         raise BadSchema(str(error).split("\n")[0]) from error
 

@@ -43,6 +43,7 @@ ENTRY_POINT_GROUP = "labelers"
 BUILTIN: Mapping[str, str] = {
     "compiles": "labelers.compiles:Compiles",
     "format": "labelers.format:Format",
+    "human": "labelers.human:Human",
     "implicit_reward": "labelers.implicit_reward:ImplicitReward",
     "json_schema": "labelers.json_schema:JsonSchema",
     "judge": "labelers.judge:Judge",
@@ -54,6 +55,7 @@ BUILTIN: Mapping[str, str] = {
     "reward_model": "labelers.reward_model:RewardModel",
     "rubric": "labelers.rubric:Rubric",
     "tests": "labelers.unit_tests:Tests",
+    "weak_vs_strong": "labelers.weak_vs_strong:WeakVsStrong",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -69,7 +69,7 @@ class Compare:
 
     def _compare(self, worker: Worker, ctx: Tools, prompts: dict[str, Prompt], completions: pa.Table) -> Made:
         groups = groups_of(candidates(prompts, completions, self.where))
-        questions = [question for group in groups for question in match_ups(group, self.match_ups)]
+        questions = self._questions(groups)
         both = questions if worker.symmetric else [*questions, *(q.swap() for q in questions)]
         answers = asked(worker.compare, both)
         forward = answers[: len(questions)]
@@ -82,6 +82,14 @@ class Compare:
         require_enough(self.name, merged, self.max_abstained)
         rows = [self._row(worker.version, *row) for row in zip(questions, forward, backward, merged, strict=True)]
         return Made(pa.Table.from_pylist(rows, COMPARISONS), _counts(questions, forward, backward, merged))
+
+    def _questions(self, groups: Sequence[Sequence[Candidate]]) -> list[Comparison]:
+        """The match-ups of the stage's design, or those of a labeler that knows which were judged already."""
+        judged = getattr(self.labeler.build(), "judged", None)
+        if judged is None:
+            return [question for group in groups for question in match_ups(group, self.match_ups)]
+        known = judged()
+        return [question for group in groups for question in every_match_up(group) if _sides(question) in known]
 
     def _row(self, version: str, q: Comparison, forward: Outcome, backward: Outcome, merged: Outcome) -> Any:
         return {
@@ -121,6 +129,16 @@ def match_ups(group: Sequence[Candidate], limit: int) -> list[Comparison]:
             b = ring[(i + distance) % len(ring)]
             found.setdefault(frozenset((a.id, b.id)), Comparison(group[0].prompt, a, b))
     return list(found.values())[:limit]
+
+
+def every_match_up(group: Sequence[Candidate]) -> list[Comparison]:
+    """All questions about a group, cut texts and copies too: for verdicts that exist already."""
+    ordered = sorted((candidate.completion for candidate in group), key=lambda c: c.id)
+    return [Comparison(group[0].prompt, a, b) for i, a in enumerate(ordered) for b in ordered[i + 1 :]]
+
+
+def _sides(question: Comparison) -> tuple[str, str]:
+    return min(question.a.id, question.b.id), max(question.a.id, question.b.id)
 
 
 def unswapped(answer: Outcome) -> Outcome:
@@ -163,13 +181,3 @@ def _counts(
                 family["flipped"] += {_prefers(f), _prefers(b)} == {"a", "b"}
                 family["settled"] += contested(f, b) and prefers != "tie"
     return {family: dict(kinds) for family, kinds in counts.items()}
-
-
-def verdicts_of(tables: Sequence[pa.Table]) -> Mapping[str, list[dict[str, Any]]]:
-    """The decided comparisons (ties too) by prompt."""
-    found: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for table in tables:
-        for row in table.to_pylist():
-            if row["prefers"] is not None:
-                found[row["prompt_id"]].append(row)
-    return found

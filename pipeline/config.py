@@ -25,7 +25,7 @@ from pipeline.engines.rewards import ImplicitReward, RewardModel
 from pipeline.engines.vllm import Vllm
 from pipeline.errors import ConfigError
 from pipeline.label import Where
-from pipeline.pair_rules import Pairs
+from pipeline.pair_settings import Pairs
 from pipeline.prompts import Fields, Prompts
 
 QUICK_START = Path(__file__).resolve().parent.parent / "examples" / "quickstart.toml"

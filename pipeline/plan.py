@@ -10,11 +10,12 @@ from typing import Any
 from labelers.protocol import PairwiseLabeler
 from labelers.types import content_id
 from pipeline.budget import LEDGER, Asking
+from pipeline.combine import Role
 from pipeline.compare import Compare
 from pipeline.config import Config, LabelerEntry, Source
 from pipeline.isolation import limits_of
 from pipeline.label import Label
-from pipeline.pair import Pairing, Role
+from pipeline.pair import Pairing
 from pipeline.sample import Sample
 from pipeline.work import Stage, Work
 

@@ -16,12 +16,13 @@ from labelers.discovery import LabelerSpec, build
 from labelers.testing import ScriptedEngine
 from labelers.types import Candidate, Completion, Message, Prompt, Score, content_id
 from pipeline.audit import audit_run
+from pipeline.combine import Role
 from pipeline.compare import Compare
 from pipeline.config import load
 from pipeline.engines import EngineInfo, Generation, Progress, Request, Sampled, Sampling
 from pipeline.facts import Facts
 from pipeline.label import Label
-from pipeline.pair import Pairing, Role
+from pipeline.pair import Pairing
 from pipeline.pair_rules import RULES, Pairs, Scored, choose
 from pipeline.run import Finished, run
 from pipeline.sample import Sample

@@ -12,7 +12,7 @@ import pytest
 from pipeline.config import Config, load
 
 GOOD = "def f(x):\n    return x"
-BAD = "def f(x:\n    return x"
+BAD = "def f(x:\n    return [x]"
 
 
 def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:

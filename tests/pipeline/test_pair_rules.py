@@ -93,7 +93,7 @@ def test_the_order_of_the_group_does_not_matter():
 
 def test_auto_is_pass_vs_fail_only_where_passing_is_known_of_all():
     assert choose([scored("a", 1.0, True), scored("b", 0.0, False)], Pairs()).strategy == "pass_vs_fail"
-    assert choose([scored("a", 1.0), scored("b", 0.0, False)], Pairs()).strategy == "best_vs_worst"
+    assert choose([scored("a", 1.0), scored("b", 0.0, False)], Pairs()).strategy == "mu_minus_2sigma"
 
 
 def test_one_completion_makes_no_pair():

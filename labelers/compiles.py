@@ -49,6 +49,7 @@ class Compiles:
       not declared is an error, as from gcc 14 on. Java: the file is named after the public class, else `Main.java`, and
       methods without a class do not compile. JavaScript: a line that begins with `import` or `export` makes it a module.
       Rust is compiled as a library, so `main` may be missing. `bash -n` accepts most prose.
+    - C and C++: code between `#ifdef` and `#endif` that is never compiled counts as code (`#if 0` does not).
     - A compiler that crashes, runs out of memory or over `timeout_s` is an abstention. A template bomb is one, too.
     - Python source that may hang or crash the compiler is not judged (abstains): over 200,000 tokens, 15 nested
       comprehensions, `finally` bodies that multiply, thousands of functions or of fields in an f-string; see

@@ -57,7 +57,7 @@ class Tests:
     For `["assert add(1, 2) == 3"]`, `def add(a, b): return a + b` scores 1, `def add(a, b): raise SystemExit(0)` scores 0.
 
     ## Known problems
-    - It runs untrusted code: off unless the run's config allows `sandbox`, and only in bubblewrap (see docs of doctor).
+    - It runs untrusted code: off unless the run's config allows `sandbox`, and only in bubblewrap with Landlock.
     - A test that cannot be taken apart (random inputs, `try`, helper functions of the test) is an abstention
       (not_applicable): `for` over literals, `abs(f(x) - y) < eps`, `math.isclose`, `len`, `in`, `is`, `not`, `and`, `or` can.
     - A value of a class of the completion's own equals nothing; subclasses of int, str, list are such values.

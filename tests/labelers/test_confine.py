@@ -23,7 +23,7 @@ from tests.labelers.confined import FILE, candidates
 
 ROOT = Path(__file__).parents[2]
 EXECUTES = LabelerSpec(f"{FILE}:Executes")
-QUICK = Limits(timeout_s=0.7)
+QUICK = Limits(timeout_s=1.0)
 
 
 @pytest.fixture(scope="module")

@@ -97,13 +97,16 @@ class JsonSchema:
             raise ValueError(f"the schema cannot be used: {found.reason}")
 
     def score(self, batch: Sequence[Candidate], ctx: Context) -> Sequence[Score | Abstain]:
-        return [self._judge(candidate) for candidate in batch]
+        made: dict[int, Problems | Abstain] = {}  # by the schema object: writing it out as a key takes half of the time
+        return [self._judge(candidate, made) for candidate in batch]
 
-    def _judge(self, candidate: Candidate) -> Score | Abstain:
+    def _judge(self, candidate: Candidate, made: dict[int, Problems | Abstain]) -> Score | Abstain:
         schema = candidate.prompt.target if self.schema is None else self.schema
         if schema is None:
             return Abstain("not_applicable", "there is no schema, neither in the options nor as the prompt's target")
-        problems = _problems_of(schema)
+        problems = made.get(id(schema))
+        if problems is None:
+            problems = made[id(schema)] = _problems_of(schema)
         if isinstance(problems, Abstain):
             return problems
         text = extract(candidate.completion.text, self.extract, ("json",))
@@ -116,7 +119,8 @@ class JsonSchema:
     def _validated(self, text: str, problems: Problems) -> Score | Abstain:
         try:
             value = read_json(text)
-            json.dumps(value, ensure_ascii=False).encode()
+            if "\\u" in text:  # only an escape can still be a lone surrogate
+                json.dumps(value, ensure_ascii=False).encode()
             found = list(itertools.islice(problems(value), MAX_ERRORS))
         except NotJson as error:
             return Score(0.0, f"not JSON: {error}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from labelers.types import content_id
@@ -45,10 +45,18 @@ def stratified(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def within_shares(pairs: Sequence[Pair], share: float) -> list[Pair]:
-    """The pairs among which no source gives more than `share` of the chosen or of the rejected."""
+    """The pairs among which no source gives more than `share` of the chosen or of the rejected.
+
+    One goes at a time, of the source furthest over its share, and of its pairs one whose other side is the commonest too.
+    """
     kept = sorted(pairs, key=_seed)
-    while excess := _over(kept, share, lambda pair: pair[0].source) or _over(kept, share, lambda pair: pair[1].source):
-        kept = [pair for pair in kept if _key(pair) not in excess]
+    while kept:
+        counts = [Counter(pair[side].source for pair in kept) for side in (0, 1)]
+        n, side, name = max((n, side, name) for side in (0, 1) for name, n in counts[side].items())
+        if n <= share * len(kept) + 1e-9:  # the small term is for shares that floats hold just below
+            break
+        worst = max((p for p in kept if p[side].source == name), key=lambda p: counts[1 - side][p[1 - side].source])
+        kept.remove(worst)
     left = {_key(pair) for pair in kept}
     return [pair for pair in pairs if _key(pair) in left]
 
@@ -89,13 +97,3 @@ def _key(pair: Pair) -> tuple[str, str]:
 
 def _seed(pair: Pair) -> str:
     return content_id("balance", *_key(pair))
-
-
-def _over(pairs: Sequence[Pair], share: float, source: Callable[[Pair], str]) -> set[tuple[str, str]]:
-    """Pairs of the first source that is over its share, as many as bring it down to it."""
-    for name, n in sorted(Counter(map(source, pairs)).items()):
-        # n' = share * (n' + others); the small term is for shares that floats hold just below.
-        may = math.floor(share * (len(pairs) - n) / (1 - share) + 1e-9)
-        if n > may:
-            return {_key(pair) for pair in [p for p in pairs if source(p) == name][may:]}
-    return set()

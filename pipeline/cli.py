@@ -60,6 +60,8 @@ def run(
         say(f"skipped {row}")
     if finished.imported.duplicates:
         say(f"dropped {finished.imported.duplicates} repeated prompts")
+    if finished.imported.contaminated:
+        say(f"dropped {finished.imported.contaminated} prompts that an evaluation set holds too")
     if spent := budget.told(root / loaded.name, loaded.budget):
         say(spent)
     if as_json:
@@ -78,7 +80,11 @@ def run(
 
 
 @app.command()
-def plan(config: ConfigFile = None, settings: Set = None, root: Root = RUNS, limit: Limit = None) -> None:
+def plan(
+    config: ConfigFile = None, settings: Set = None, root: Root = RUNS, limit: Limit = None,
+    pairs: Annotated[str, typer.Option(help="ablate: what each pair rule would make of what the run has")] = "",
+    as_json: AsJson = False,
+) -> None:  # fmt: skip
     """Say what a run would do, and what of it is done. Loads no engine, writes nothing but prompt shards."""
     from pipeline import forecast
     from pipeline.config import load
@@ -88,6 +94,8 @@ def plan(config: ConfigFile = None, settings: Set = None, root: Root = RUNS, lim
     from pipeline.run import locked
     from pipeline.work import finished
 
+    if pairs:
+        return _ablate(config, settings or [], root, limit, pairs, as_json)
     loaded = load(config, settings or (), limit)
     folder = root / loaded.name
     with locked(folder):
@@ -103,6 +111,27 @@ def plan(config: ConfigFile = None, settings: Set = None, root: Root = RUNS, lim
     print(f"{len(imported.active)} prompts, {n_completions} completions of at most {longest} tokens")
     for line in forecast.lines(asked, folder, loaded.budget):
         print(line)
+
+
+def _ablate(config: Path | None, settings: list[str], root: Path, limit: int | None, what: str, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from pipeline.ablate import ablate, rows
+    from pipeline.config import load
+    from pipeline.errors import ConfigError
+    from pipeline.plan import make_plan
+    from pipeline.prompts import import_prompts
+    from pipeline.report import aligned
+    from pipeline.run import locked
+
+    if what != "ablate":
+        raise ConfigError(f"--pairs {what}: is no view of the pairs; hint: --pairs ablate")
+    loaded = load(config, settings, limit)
+    folder = root / loaded.name
+    with locked(folder):
+        imported = import_prompts(loaded.prompts, folder / "prompts")
+        found = ablate(make_plan(loaded, folder), imported.shards)
+    print(json.dumps([asdict(each) for each in found]) if as_json else aligned(rows(found)))
 
 
 @app.command()

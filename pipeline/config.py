@@ -18,6 +18,7 @@ from labelers.confine import LAYERS
 from labelers.discovery import LabelerError, LabelerSpec
 from pipeline.audit_limits import Audit
 from pipeline.budget import Budget
+from pipeline.combine import Gate
 from pipeline.engines import Sampling
 from pipeline.engines.http import Http
 from pipeline.engines.replay import Replay
@@ -72,6 +73,9 @@ class LabelerEntry:
         votes: for judges: extra answers in each order, drawn at temperature 1, where the two orders disagree; 0 makes each such
             comparison a tie at once. A judge that is right 80 % of the time decides 68 % of the questions with 0, 88 % with 2,
             94 % and 95 % of them rightly (tests/pipeline/test_votes.py).
+        gate: what this labeler must say whatever the others do: `chosen_must_pass`, `rejected_must_fail`, `both`; weight 0 makes
+            it a gate alone.
+        noise: the deviation of its score on the same text, for `pairs.min_margin_noise`; 0 for what computes.
         timeout_s: seconds for one item, time in engines and programs not counted; then the item is an abstention (isolation.md).
     """
 
@@ -86,6 +90,8 @@ class LabelerEntry:
     engine: LabelerEngine | None = None
     reply_tokens: int = 512
     votes: int = 0
+    gate: Gate = "none"
+    noise: float = 0.0
     timeout_s: float = 2.0
 
     @property
@@ -230,6 +236,8 @@ def _anchored(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     prompts = data.get("prompts")
     if isinstance(prompts, dict):
         path = prompts.get("path")
+        if isinstance(prompts.get("decontaminate"), list):
+            prompts["decontaminate"] = [_beside(p, folder) for p in prompts["decontaminate"]]
         prompts["path"] = [_beside(p, folder) for p in path] if isinstance(path, list) else _beside(path, folder)
     audit = data.get("audit")
     if isinstance(audit, dict) and "heldout" in audit:
@@ -327,6 +335,13 @@ def _check_labeler(entry: LabelerEntry, where: str) -> None:
         labeler = entry.spec.build()
     except LabelerError as error:
         raise ConfigError(f"{where}: {error}") from error
+    pass_at = entry.pass_at if entry.pass_at is not None else getattr(labeler, "pass_at", None)
+    if entry.gate != "none" and (pass_at is None or hasattr(labeler, "compare")):
+        raise ConfigError(
+            f"{where}.gate: {entry.use} does not know passing; hint: pass_at = ... of a pointwise labeler"
+        )
+    if not 0 <= entry.noise < float("inf"):
+        raise ConfigError(f"{where}.noise is {entry.noise}; hint: 0 or more")
     wants_rewards = getattr(labeler, "asks", "") == "rewards"
     example = 'use = "reward_model", model = ...' if wants_rewards else 'use = "http", base_url = ..., model = ...'
     if labeler.needs.engine and entry.engine is None:

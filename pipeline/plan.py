@@ -125,7 +125,9 @@ def _pair(
     config: Config, samples: Sequence[Step], labels: Sequence[Step], comparisons: Sequence[Step], run: Path
 ) -> Step:
     pairwise = {step.name for step in comparisons}
-    roles = tuple(Role(e.label, e.weight, _pass_at(e)) for e in config.labelers if e.label not in pairwise)
+    roles = tuple(
+        Role(e.label, e.weight, _pass_at(e), e.noise, e.gate) for e in config.labelers if e.label not in pairwise
+    )
     stage = Pairing(config.pairs, roles, len(samples), len(labels), len(comparisons))
     folders = tuple(step.folder for step in (*samples, *labels, *comparisons))
     return _step("pairs", "", stage, asdict(stage), folders, run)

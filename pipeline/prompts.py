@@ -12,6 +12,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from labelers.types import Message, Prompt
+from pipeline.contamination import EvaluationSets
 from pipeline.errors import BadPrompts, ConfigError
 from pipeline.rows import Row, chat, read_rows
 from pipeline.schema import PROMPTS
@@ -50,6 +51,7 @@ class Prompts:
         family: a family for every prompt of a file that has no such column.
         limit: prompts to take at most.
         shard_size: prompts in a shard; a shard is the unit of work and of what a crash can cost.
+        decontaminate: files of evaluation sets; a prompt that shares 13 words in a row with them is dropped and counted.
         on_bad_row: `fail` stops at the first bad row, `skip` names and counts it.
     """
 
@@ -61,6 +63,7 @@ class Prompts:
     limit: int | None = None
     shard_size: int = 64
     on_bad_row: Literal["fail", "skip"] = "fail"
+    decontaminate: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.shard_size < 1:
@@ -79,6 +82,7 @@ class Imported:
         families: prompts by family.
         duplicates: rows that repeat an earlier prompt and target.
         bad: rows that were skipped, by place.
+        contaminated: prompts that an evaluation set holds too.
     """
 
     shards: tuple[Path, ...]
@@ -86,6 +90,7 @@ class Imported:
     families: Mapping[str, int]
     duplicates: int
     bad: tuple[str, ...]
+    contaminated: int = 0
 
 
 def import_prompts(settings: Prompts, folder: Path) -> Imported:
@@ -115,7 +120,7 @@ def import_prompts(settings: Prompts, folder: Path) -> Imported:
         raise BadPrompts(f"{settings.path}: holds no prompt{found.described()}; hint: is it the right file?")
     used = set(active.values())
     kept = tuple(shard for shard in shards if shard in used)
-    return Imported(kept, frozenset(active), dict(families), found.duplicates, tuple(found.bad))
+    return Imported(kept, frozenset(active), dict(families), found.duplicates, tuple(found.bad), found.contaminated)
 
 
 def family_of(metadata: Mapping[str, Any]) -> str:
@@ -139,6 +144,7 @@ class _Found:
     """What went past while reading."""
 
     duplicates: int = 0
+    contaminated: int = 0
     bad: list[str] = field(default_factory=list)
 
     def described(self) -> str:
@@ -148,6 +154,8 @@ class _Found:
 def _distinct(settings: Prompts, found: _Found) -> Iterator[Prompt]:
     """The prompts of all files in order, each once, at most `limit`."""
     seen: set[str] = set()
+    heldout = EvaluationSets(settings.decontaminate) if settings.decontaminate else None
+    n_taken = 0
     paths = (settings.path,) if isinstance(settings.path, str) else settings.path
     for row in (row for path in paths for row in read_rows(path, settings.split, settings.subset)):
         try:
@@ -163,8 +171,12 @@ def _distinct(settings: Prompts, found: _Found) -> Iterator[Prompt]:
             found.duplicates += 1
             continue
         seen.add(prompt.id)
+        if heldout and heldout.overlap(m.content for m in prompt.messages):
+            found.contaminated += 1
+            continue
+        n_taken += 1
         yield prompt
-        if len(seen) == settings.limit:
+        if n_taken == settings.limit:
             return
 
 

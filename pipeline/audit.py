@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.agreement import agreement
 from pipeline.audit_limits import Finding, State, worst
-from pipeline.canaries import Lend, asking, canaries
+from pipeline.canaries import Asked, Lend, asking, canaries
 from pipeline.compare import Compare
 from pipeline.config import Config
 from pipeline.confounds import abstentions, confounds, entangled, noise, orders
@@ -69,11 +69,11 @@ class Reading:
             self.prompts.update({prompt.id: text_of(prompt.messages) for prompt in prompts.values()})
 
 
-def audit(config: Config, plan: Plan, places: Places, lend: Lend | None = None, *, published: bool = True) -> Audited:
+def audit(config: Config, plan: Plan, places: Places, ask: Asked, *, published: bool = True) -> Audited:
     """Looks at every label and pair of a build, and asks the labelers the planted questions.
 
     Args:
-        lend: opens the engine of a labeler that asks a model; None: those are not asked.
+        ask: what `asking(labelling(plan), config.audit)` gave: the labelers, opened beside what else there was to do.
         published: compare the published dataset with the shards, too.
 
     Raises:
@@ -84,12 +84,11 @@ def audit(config: Config, plan: Plan, places: Places, lend: Lend | None = None, 
     residual = getattr(config.pairs, "length", "") == "residualise"
     reading = Reading(Planter(max(settings.canaries, settings.costly_canaries)))
     stages = labelling(plan)
-    with asking(stages, settings, lend) as ask:
-        for evidence in read_evidence(places):
-            reading.shard(evidence, None if residual else signs, keep_prompts=bool(settings.heldout))
-        if published and (rows := read_published(places.run)) is not None:
-            reading.tally.published(rows)
-        planted = list(canaries(ask(reading.planter.planted()), stages, settings, signs))
+    for evidence in read_evidence(places):
+        reading.shard(evidence, None if residual else signs, keep_prompts=bool(settings.heldout))
+    if published and (rows := read_published(places.run)) is not None:
+        reading.tally.published(rows)
+    planted = list(canaries(ask(reading.planter.planted()), stages, settings, signs))
     findings = tuple(_findings(config, stages, reading, planted))
     audited = Audited(findings)
     write_json(places.run / AUDIT, as_json(audited))
@@ -98,6 +97,9 @@ def audit(config: Config, plan: Plan, places: Places, lend: Lend | None = None, 
 
 def audit_run(run: Path, lend: Lend | None = None) -> Audited:
     """The audit of a finished run, from its files.
+
+    Args:
+        lend: opens the engine of a labeler that asks a model; None: those are not asked.
 
     Raises:
         ConfigError: its stored configuration is of another version, or names what is not there any more.
@@ -109,7 +111,9 @@ def audit_run(run: Path, lend: Lend | None = None) -> Audited:
         raise ConfigError(
             f"{run / 'config.json'}: is of another version: {str(error).splitlines()[0]}; hint: build the run again"
         ) from error
-    return audit(config, make_plan(config, run), recall_places(run), lend)
+    plan = make_plan(config, run)
+    with asking(labelling(plan), config.audit, lend) as ask:
+        return audit(config, plan, recall_places(run), ask)
 
 
 def labelling(plan: Plan) -> list[Label | Compare]:

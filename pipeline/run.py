@@ -11,12 +11,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
-from pipeline.audit import Audited, audit
+from pipeline.audit import Audited, audit, labelling
+from pipeline.canaries import asking
 from pipeline.config import Config
 from pipeline.errors import Busy, EnvironmentLacks, PipelineError
 from pipeline.evidence import remember_places
 from pipeline.executors import Executor
 from pipeline.executors.local import LocalExecutor
+from pipeline.garbage import want
 from pipeline.isolation import require_isolation
 from pipeline.plan import Plan, make_plan
 from pipeline.progress import Bars
@@ -75,13 +77,14 @@ def build(
     lost = require_isolation(config)
     imported = import_prompts(config.prompts, folder / "prompts")
     plan = make_plan(config, folder)
-    outcome = perform_all(plan, imported, executor)
-    shards = [work for shard in imported.shards if (work := plan.pairs.folder / shard.name) in outcome.receipts]
-    if not shards:
-        raise PipelineError(describe_failures(outcome.failed) or f"{folder}: no shard was finished")
+    with asking(labelling(plan), config.audit) as ask:  # its labelers start while the engine does
+        outcome = perform_all(plan, imported, executor)
+        shards = [work for shard in imported.shards if (work := plan.pairs.folder / shard.name) in outcome.receipts]
+        if not shards:
+            raise PipelineError(describe_failures(outcome.failed) or f"{folder}: no shard was finished")
+        places = remember_places(folder, plan, [shard.name for shard in shards])
+        audited = audit(config, plan, places, ask, published=False)
     counts = count(plan, imported.shards, outcome.receipts)
-    places = remember_places(folder, plan, [shard.name for shard in shards])
-    audited = audit(config, plan, places, published=False)
     version = None
     if not (audited.failed and config.audit.enforce) and not (strict and outcome.failed):
         least = config.dataset.min_pairs if strict else 1

@@ -198,14 +198,22 @@ def versions(run: Run, as_json: AsJson = False) -> None:
 @app.command()
 def export(
     dataset: Annotated[Path, typer.Argument(metavar="RUN_OR_DATASET", help="A run's folder or a dataset folder.")],
-    layout: Annotated[str, typer.Option("--for", metavar="TRAINER", help=TRAINERS)],
     out: Annotated[Path, typer.Option(help="A folder that does not exist yet.")],
+    layout: Annotated[str, typer.Option("--for", metavar="TRAINER", help=TRAINERS)] = "trl",
+    kind: Annotated[str, typer.Option("--as", help="of a run, all candidates: kto, reward, sft or groups")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Write a dataset in another trainer's layout, with that trainer's config."""
     from pipeline.export import as_layout
     from pipeline.export import export as write
 
+    if kind:
+        from pipeline.candidates import export_candidates
+
+        require_run(dataset)
+        rows, folder = export_candidates(dataset, kind, out)
+        print(json.dumps({"folder": str(folder), "rows": rows}) if as_json else f"folder   {folder}\nrows     {rows}")
+        return
     exported = write(dataset, as_layout(layout), out)
     for note in exported.notes:
         say(f"note: {note}")

@@ -89,10 +89,12 @@ def export(dataset: Path, layout: Layout, out: Path) -> Exported:
     sources = [shard for shard in sorted((source / "data").glob("train-*.parquet")) if _n_rows(shard)]
     if not sources:
         raise BadExport(f"{source}: the dataset holds no pairs; hint: the table that its run printed says why")
-    final = _free(out, source, layout)
+    final = require_free(out, source)
+    if layout == "openrlhf" and set(",@") & set(str(final)):
+        raise BadExport(f"{out}: OpenRLHF reads `,` and `@` in a path as separators; hint: name a folder without them")
     names = [f"data/train-{index:05d}-of-{len(sources):05d}.parquet" for index in range(len(sources))]
     seen = _Seen()
-    with _appearing(final) as beside:
+    with appearing(final) as beside:
         for shard, name in zip(sources, names, strict=True):
             _rewrite(shard, beside / name, kind.columns, seen)
         notes = _notes(layout, seen)
@@ -128,20 +130,18 @@ def _n_rows(shard: Path) -> int:
     return int(rows)
 
 
-def _free(out: Path, source: Path, layout: Layout) -> Path:
+def require_free(out: Path, source: Path) -> Path:
     """`out`, absolute, once it is certain that it may be written."""
     final = out.absolute()
     if final.exists() and not (final.is_dir() and not any(final.iterdir())):
         raise BadExport(f"{out}: is there already and not empty; hint: name a new folder, nothing is overwritten")
     if final.resolve().is_relative_to(source.resolve()):
         raise BadExport(f"{out}: lies inside the dataset, which never changes; hint: name a folder elsewhere")
-    if layout == "openrlhf" and set(",@") & set(str(final)):
-        raise BadExport(f"{out}: OpenRLHF reads `,` and `@` in a path as separators; hint: name a folder without them")
     return final
 
 
 @contextmanager
-def _appearing(final: Path) -> Iterator[Path]:
+def appearing(final: Path) -> Iterator[Path]:
     """A folder beside `final` to write to; on leaving it is synced and takes its name, on an error it goes."""
     final.parent.mkdir(parents=True, exist_ok=True)
     beside = final.with_name(f".{final.name}.{os.getpid()}.part")

@@ -1,0 +1,102 @@
+"""Other data sets of the same candidates: unpaired (KTO), reward-model pairs, best of n (SFT), ranked groups (RL)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, assert_never, get_args
+
+import pyarrow as pa
+from pydantic import TypeAdapter
+
+from pipeline.config import Config
+from pipeline.errors import ConfigError
+from pipeline.export import appearing, require_free
+from pipeline.pair import Group, Pairing
+from pipeline.pair_rules import Chosen
+from pipeline.plan import make_plan
+from pipeline.prompts import prompts_of
+from pipeline.rules import Scored
+from pipeline.schema import MESSAGES
+from pipeline.shards import read_receipt, read_shard, write_parquet
+
+Kind = Literal["kto", "reward", "sft", "groups"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+Row = dict[str, Any]
+
+_RANKED = pa.list_(
+    pa.struct({"completion": MESSAGES, "score": pa.float64(), "passed": pa.bool_(), "source": pa.string()})
+)
+COLUMNS: dict[Kind, pa.Schema] = {
+    "kto": pa.schema({"prompt": MESSAGES, "completion": MESSAGES, "label": pa.bool_()}),
+    "reward": pa.schema({"prompt": MESSAGES, "chosen": MESSAGES, "rejected": MESSAGES, "margin": pa.float64()}),
+    "sft": pa.schema({"prompt": MESSAGES, "completion": MESSAGES}),
+    "groups": pa.schema({"prompt": MESSAGES, "completions": _RANKED}),
+}
+
+
+def export_candidates(run: Path, kind: str, out: Path) -> tuple[int, Path]:
+    """Writes the run's candidates as `kind` into `out`, a folder that `datasets` opens. Returns the rows and the folder.
+
+    `kto`: every completion that passed or failed, with its label; `reward`: the pairs with their margin (TRL's RewardTrainer
+    subtracts it); `sft`: the best finished completion of each prompt, none where it failed; `groups`: all, best first.
+
+    Raises:
+        ConfigError: the kind is unknown, the run has no finished labels, or none of them makes a row.
+    """
+    known = next((k for k in KINDS if k == kind), None)
+    if known is None:
+        raise ConfigError(f"--as {kind}: is no kind of export; hint: one of {', '.join(KINDS)}")
+    final, total = require_free(out, run / "dataset"), 0
+    with appearing(final) as beside:
+        for number, rows in enumerate(_shards(run, known)):
+            write_parquet(beside / "data" / f"train-{number:05d}.parquet", pa.Table.from_pylist(rows, COLUMNS[known]))
+            total += len(rows)
+        if not total:
+            raise ConfigError(f"{run}: makes no row of {kind}; hint: kto needs a labeler that knows passing (pass_at)")
+    return total, final
+
+
+def _shards(run: Path, kind: Kind) -> Iterator[list[Row]]:
+    config = TypeAdapter(Config).validate_python(json.loads((run / "config.json").read_text(encoding="utf-8")))
+    plan = make_plan(config, run)
+    stage = plan.pairs.stage
+    assert isinstance(stage, Pairing)
+    for shard in sorted((run / "prompts").glob("[0-9]*.parquet")):
+        work = plan.pairs.work(shard)
+        if not all(map(read_receipt, work.inputs)):
+            continue
+        first, *tables = (read_shard(path, schema) for path, schema in zip(work.inputs, stage.reads, strict=True))
+        prompts = prompts_of(first)
+        groups = stage.groups(list(prompts), pa.concat_tables(tables[: stage.n_sources]), tables[stage.n_sources :])
+        chosen = stage.choose_all(groups)
+        rows = [
+            {"prompt": [{"role": m.role, "content": m.content} for m in prompt.messages], **row}
+            for prompt, group, choice in zip(prompts.values(), groups, chosen, strict=True)
+            for row in _rows(kind, group, choice)
+        ]
+        if rows:
+            yield rows
+
+
+def _rows(kind: Kind, group: Group, choice: Chosen) -> Sequence[Row]:
+    ranked = sorted(group.scored, key=lambda s: (-s.score, s.id))
+    match kind:
+        case "kto":
+            whole = [s for s in ranked if s.passed is False or (s.passed and not s.truncated)]
+            return [{"completion": _said(s), "label": s.passed} for s in whole]
+        case "reward":
+            return [{"chosen": _said(c), "rejected": _said(r), "margin": c.score - r.score} for c, r in choice.pairs]
+        case "sft":
+            best = [s for s in ranked if not s.truncated and s.may_be_chosen and s.passed is not False]
+            return [{"completion": _said(s)} for s in best[:1]]
+        case "groups":
+            each = [{"completion": _said(s), "score": s.score, "passed": s.passed, "source": s.source} for s in ranked]
+            return [{"completions": each}] if each else []
+        case _:
+            assert_never(kind)
+
+
+def _said(scored: Scored) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": scored.text}]

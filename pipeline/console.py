@@ -1,0 +1,63 @@
+"""What the command line's files share: their arguments' types, and what they say and refuse."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from labelers.printable import printable
+from pipeline.errors import AuditFailed, ConfigError, PipelineError
+
+if TYPE_CHECKING:
+    from pipeline.audit import Audited
+    from pipeline.run import Finished
+
+ConfigFile = Annotated[
+    Path | None, typer.Argument(metavar="[CONFIG.toml]", help="The run's configuration; none is the quick start.")
+]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over the config: sources.0.n=8")
+]
+Root = Annotated[Path, typer.Option(help="The folder that holds runs.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Prompts to take at most.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, e.g. runs/quickstart.")]
+
+RUNS = Path("runs")
+
+
+def say(message: str) -> None:
+    """Talk, to stderr. A message may quote a completion."""
+    print(printable(message), file=sys.stderr, flush=True)
+
+
+def require_run(run: Path) -> None:
+    """Raises ConfigError when the folder holds no run."""
+    if not (run / "config.json").is_file():
+        raise ConfigError(
+            f"{run}: holds no run; hint: a folder like runs/quickstart that `python -m pipeline run` made"
+        )
+
+
+def refuse_failures(finished: Finished, *, enforced: bool) -> None:
+    """Raises PipelineError when shards could not be made, AuditFailed when the audit failed (unless told to go on)."""
+    from pipeline.run import describe_failures
+
+    if finished.failed:
+        raise PipelineError(f"{len(finished.failed)} shards could not be made:\n{describe_failures(finished.failed)}")
+    if finished.audited and finished.audited.failed:
+        refuse(finished.audited, finished.folder, enforced=enforced)
+
+
+def refuse(audited: Audited, folder: Path, *, enforced: bool) -> None:
+    """Says which checks failed. Raises AuditFailed unless the config says to publish all the same."""
+    from pipeline.audit import table
+
+    found = f"{len(audited.failed)} checks of the audit failed:\n{table(audited.failed)}"
+    if enforced:
+        hint = f"python -m pipeline audit {folder} shows all; docs/auditing.md says what to do"
+        raise AuditFailed(f"{found}\nnothing was published; hint: {hint}")
+    say(f"WARNING: {found}\npublished all the same, since audit.enforce = false")

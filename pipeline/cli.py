@@ -40,15 +40,17 @@ TRAINERS = "trl, axolotl, openrlhf, llama-factory, torchtune, open-instruct or n
 
 @app.command()
 def run(
-    config: ConfigFile = None, settings: Set = None, root: Root = RUNS, limit: Limit = None, as_json: AsJson = False
-) -> None:
+    config: ConfigFile = None, settings: Set = None, root: Root = RUNS, limit: Limit = None, as_json: AsJson = False,
+    executor: Annotated[str | None, typer.Option(help="local, or ray: a cluster (docs/cluster.md).")] = None,
+) -> None:  # fmt: skip
     """Make a dataset. What is finished already is left as it is."""
     from pipeline import budget, judges, report
     from pipeline.config import load
     from pipeline.run import describe_failures
     from pipeline.run import run as run_whole
 
-    loaded = load(config, settings or (), limit)
+    settings = [*(settings or ()), *([f"executor={executor}"] if executor else ())]
+    loaded = load(config, settings, limit)
     say(f"run {loaded.name}: {len(loaded.sources)} sources, {len(loaded.labelers)} labelers, in {root / loaded.name}")
     for warning in judges.warnings(loaded):
         say(f"warning: {warning}")

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -25,6 +25,7 @@ from pipeline.engines.replay import Replay
 from pipeline.engines.rewards import ImplicitReward, RewardModel
 from pipeline.engines.vllm import Vllm
 from pipeline.errors import ConfigError
+from pipeline.executors.ray import Ray
 from pipeline.label import Where
 from pipeline.pair_settings import Pairs
 from pipeline.prompts import Fields, Prompts
@@ -136,6 +137,7 @@ class Config:
         dataset: what is published.
         audit: when the labels are not to be trusted.
         budget: what the judges may cost.
+        executor: `local`, this machine alone, or `ray`, the cluster that `ray` describes.
         sandbox: whether labelers may run completions (in bubblewrap).
         network: whether labelers may open connections; those that do have no seccomp filter and no Landlock.
         accept_weaker: layers of isolation (python -m pipeline doctor) that the run does without where they cannot be had; the
@@ -152,6 +154,8 @@ class Config:
     dataset: Published = field(default_factory=Published)
     audit: Audit = field(default_factory=Audit)
     budget: Budget = field(default_factory=Budget)
+    executor: Literal["local", "ray"] = "local"
+    ray: Ray = field(default_factory=Ray)
     sandbox: bool = False
     network: bool = False
     accept_weaker: tuple[str, ...] = ()
@@ -160,7 +164,7 @@ class Config:
 
 
 for _section in (
-    *(Config, Source, LabelerEntry, Published, Prompts, Fields, Pairs, Budget),
+    *(Config, Source, LabelerEntry, Published, Prompts, Fields, Pairs, Budget, Ray),
     *(Vllm, Http, Replay, RewardModel, ImplicitReward),
 ):
     setattr(_section, "__pydantic_config__", {"extra": "forbid"})  # noqa: B010  an unknown key is an error

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
@@ -54,8 +54,11 @@ class Finished:
         return self.version.rows if self.version else 0
 
 
-def run(config: Config, root: Path, executor: Callable[[], Executor] = LocalExecutor) -> Finished:
+def run(config: Config, root: Path, executor: Callable[[], Executor] | None = None) -> Finished:
     """Makes what is missing of the run `root`/`config.name` and publishes it.
+
+    Args:
+        executor: what starts where work runs; None takes the config's.
 
     Raises:
         Busy: another run holds the folder.
@@ -66,19 +69,21 @@ def run(config: Config, root: Path, executor: Callable[[], Executor] = LocalExec
 
 
 def build(
-    config: Config, folder: Path, executor: Callable[[], Executor] = LocalExecutor, *, strict: bool = False
+    config: Config, folder: Path, executor: Callable[[], Executor] | None = None, *, strict: bool = False
 ) -> Finished:
     """What `run` does, for a caller that holds the folder.
 
     Args:
         strict: make no version while a shard is missing or there are fewer pairs than `dataset.min_pairs`.
     """
+    if config.executor == "ray":
+        folder = folder.absolute()  # other machines work in folders of their own
     write_json(folder / "config.json", TypeAdapter(Config).dump_python(config, mode="json"))
     lost = require_isolation(config)
     imported = import_prompts(config.prompts, folder / "prompts")
     plan = make_plan(config, folder)
     with asking(labelling(plan), config.audit) as ask:  # its labelers start while the engine does
-        outcome = perform_all(plan, imported, executor)
+        outcome = perform_all(plan, imported, executor or executor_of(config))
         shards = [work for shard in imported.shards if (work := plan.pairs.folder / shard.name) in outcome.receipts]
         if not shards:
             raise PipelineError(describe_failures(outcome.failed) or f"{folder}: no shard was finished")
@@ -91,6 +96,19 @@ def build(
         version = publish(folder, config, plan, shards, outcome.receipts, imported.active, counts, lost, least)
     example = _first_pair(shards)
     return Finished(folder, version, imported, summarize(counts), outcome.failed, example, audited)
+
+
+def executor_of(config: Config) -> Callable[[], Executor]:
+    """What starts the config's executor."""
+    match config.executor:
+        case "local":
+            return LocalExecutor
+        case "ray":
+            from pipeline.executors.ray import RayExecutor
+
+            return lambda: RayExecutor(config.ray)
+        case _:
+            assert_never(config.executor)
 
 
 def describe_failures(failed: dict[Path, BaseException]) -> str:

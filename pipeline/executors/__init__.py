@@ -18,11 +18,15 @@ class Executor(Protocol):
     """Runs work and owns the engines that stages borrow. One engine is loaded at a time: work that needs another waits
     until it is asked for, and then the loaded one is closed first."""
 
-    slots: int
-    """Works without an engine that are worth having in flight."""
+    @property
+    def slots(self) -> int:
+        """Works without an engine that are worth having in flight."""
+        ...
 
-    engine_slots: int
-    """Works on one engine that are worth having in flight: while one shard drains, the next fill the engine."""
+    @property
+    def engine_slots(self) -> int:
+        """Works on one engine that are worth having in flight: while one shard drains, the next fill the engine."""
+        ...
 
     def submit(self, work: Work) -> Future[Receipt]:
         """Starts the work. The future raises WorkerDied where the work may be tried again."""

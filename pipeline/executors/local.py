@@ -18,6 +18,9 @@ from pipeline.executors import WorkerDied
 from pipeline.shards import Receipt
 from pipeline.work import Stage, Transform, Work, perform
 
+ENGINE_SLOTS = 8
+"""Works on one engine: a shard lasts as long as its longest completion, and with 3 in flight the engine drained between them."""
+
 
 class LocalExecutor:
     """Work on this machine's cores and its one engine."""
@@ -25,9 +28,7 @@ class LocalExecutor:
     def __init__(self, workers: int | None = None) -> None:
         workers = max(1, workers or (os.cpu_count() or 2) - 1)
         self.slots = 2 * workers
-        self.engine_slots = (
-            8  # a shard lasts as long as its longest completion: with 3 in flight the engine drained between them
-        )
+        self.engine_slots = ENGINE_SLOTS
         self._threads = ThreadPoolExecutor(self.engine_slots, thread_name_prefix="engine-shard")
         self._workers = workers
         self._pool = self._new_pool()

@@ -8,33 +8,19 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from labelers.printable import printable
+from pipeline.cli_versions import commands
+from pipeline.console import RUNS, AsJson, ConfigFile, Limit, Root, Run, Set, refuse_failures, require_run, say
 from pipeline.errors import BelowGate, Interrupted, PipelineError
-
-if TYPE_CHECKING:
-    from pipeline.audit import Audited
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Sample with vLLM, label by machine, pair, and store as Parquet.",
 )  # fmt: skip
 
-ConfigFile = Annotated[
-    Path | None, typer.Argument(metavar="[CONFIG.toml]", help="The run's configuration; none is the quick start.")
-]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over the config: sources.0.n=8")
-]
-Root = Annotated[Path, typer.Option(help="The folder that holds runs.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Prompts to take at most.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, e.g. runs/quickstart.")]
-
-RUNS = Path("runs")
 TRAINERS = "trl, axolotl, openrlhf, llama-factory, torchtune, open-instruct or nemo-rl"
 
 
@@ -46,7 +32,6 @@ def run(
     """Make a dataset. What is finished already is left as it is."""
     from pipeline import budget, judges, report
     from pipeline.config import load
-    from pipeline.run import describe_failures
     from pipeline.run import run as run_whole
 
     settings = [*(settings or ()), *([f"executor={executor}"] if executor else ())]
@@ -70,10 +55,7 @@ def run(
         print(json.dumps({**report.as_json(finished), "warnings": judges.warnings(loaded)}))
     else:
         print(report.closing(finished, loaded))
-    if finished.failed:
-        raise PipelineError(f"{len(finished.failed)} shards could not be made:\n{describe_failures(finished.failed)}")
-    if finished.audited and finished.audited.failed:
-        refuse(finished.audited, finished.folder, enforced=loaded.audit.enforce)
+    refuse_failures(finished, enforced=loaded.audit.enforce)
     if finished.rows < loaded.dataset.min_pairs:
         raise BelowGate(
             f"{finished.rows} pairs, fewer than dataset.min_pairs = {loaded.dataset.min_pairs}; "
@@ -184,20 +166,6 @@ def audit(
 
 
 @app.command()
-def versions(run: Run, as_json: AsJson = False) -> None:
-    """List a run's dataset versions, oldest first."""
-    from pipeline.report import aligned
-    from pipeline.versions import manifests
-
-    require_run(run)
-    found = manifests(run)
-    if as_json:
-        print(json.dumps(found))
-        return
-    print(aligned([("version", "created", "pairs"), *((m["number"], m["created"], m["rows"]) for m in found)]))
-
-
-@app.command()
 def export(
     dataset: Annotated[Path, typer.Argument(metavar="RUN_OR_DATASET", help="A run's folder or a dataset folder.")],
     out: Annotated[Path, typer.Option(help="A folder that does not exist yet.")],
@@ -237,6 +205,9 @@ def doctor(root: Root = RUNS, as_json: AsJson = False) -> None:
         raise typer.Exit(code)
 
 
+app.add_typer(commands)
+
+
 def main() -> None:
     """The command line. Ends the process with the exit code of what happened."""
     with exit_codes():
@@ -262,30 +233,3 @@ def leave(message: str, code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def say(message: str) -> None:
-    """Talk, to stderr. A message may quote a completion."""
-    print(printable(message), file=sys.stderr, flush=True)
-
-
-def refuse(audited: Audited, folder: Path, *, enforced: bool) -> None:
-    """Says which checks failed. Raises AuditFailed unless the config says to publish all the same."""
-    from pipeline.audit import table
-    from pipeline.errors import AuditFailed
-
-    found = f"{len(audited.failed)} checks of the audit failed:\n{table(audited.failed)}"
-    if enforced:
-        hint = f"python -m pipeline audit {folder} shows all; docs/auditing.md says what to do"
-        raise AuditFailed(f"{found}\nnothing was published; hint: {hint}")
-    say(f"WARNING: {found}\npublished all the same, since audit.enforce = false")
-
-
-def require_run(run: Path) -> None:
-    """Raises ConfigError when the folder holds no run."""
-    from pipeline.errors import ConfigError
-
-    if not (run / "config.json").is_file():
-        raise ConfigError(
-            f"{run}: holds no run; hint: a folder like runs/quickstart that `python -m pipeline run` made"
-        )

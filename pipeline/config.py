@@ -118,10 +118,20 @@ class Published:
     Args:
         license: an SPDX name for the card; yours to state.
         min_pairs: fewer pairs than this is exit code 4.
+        publish_to: where `refresh` publishes: folders, fsspec URLs, hf://datasets/OWNER/NAME.
+        private: whether a Hub repository that does not exist yet is made private.
+        keep: versions whose rows `refresh` keeps; 0 keeps all. Manifests always stay.
     """
 
     license: str = "other"
     min_pairs: int = 1
+    publish_to: tuple[str, ...] = ()
+    private: bool = True
+    keep: int = 0
+
+    def __post_init__(self) -> None:
+        if self.keep < 0:
+            raise ConfigError(f"dataset.keep is {self.keep}; hint: 0 keeps all versions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,6 +257,9 @@ def _anchored(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(audit, dict) and "heldout" in audit:
         path = audit["heldout"]
         audit["heldout"] = [_beside(p, folder) for p in path] if isinstance(path, list) else _beside(path, folder)
+    dataset = data.get("dataset")
+    if isinstance(dataset, dict) and isinstance(dataset.get("publish_to"), list):
+        dataset["publish_to"] = [_placed(place, folder) for place in dataset["publish_to"]]
     for table in (*_tables(data, "sources"), *_tables(data, "labelers")):
         engine = table.get("engine")
         if isinstance(engine, dict):
@@ -273,6 +286,10 @@ def _beside(path: Any, folder: Path) -> Any:
         return path
     found = folder / path
     return str(found.resolve()) if path.startswith(("./", "../")) or found.exists() else path
+
+
+def _placed(path: Any, folder: Path) -> Any:
+    return str((folder / path).resolve()) if isinstance(path, str) and "://" not in path else path
 
 
 def _describe(path: Path, detail: Any) -> str:

@@ -11,7 +11,6 @@ from pipeline.config import Config
 from pipeline.diff import Diff, diff, has_diff, table, write_diff
 from pipeline.errors import BelowGate
 from pipeline.executors import Executor
-from pipeline.executors.local import LocalExecutor
 from pipeline.garbage import Collected, collect, remove_old
 from pipeline.publish import publish_current
 from pipeline.report import as_json as report_as_json
@@ -43,13 +42,14 @@ class Refreshed:
 
 
 def refresh(
-    config: Config, root: Path, executor: Callable[[], Executor] = LocalExecutor, *, tidy: bool = False
+    config: Config, root: Path, executor: Callable[[], Executor] | None = None, *, tidy: bool = False
 ) -> Refreshed:
     """Brings the run `root`/`config.name` up to date. Where nothing changed it makes no version.
 
     No version is made, and nothing is published or removed, when a shard or the audit fails or there are too few pairs.
 
     Args:
+        executor: what starts where work runs; None takes the config's.
         tidy: collect the shards that nothing refers to any more.
 
     Raises:

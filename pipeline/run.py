@@ -82,6 +82,7 @@ def build(
     lost = require_isolation(config)
     imported = import_prompts(config.prompts, folder / "prompts")
     plan = make_plan(config, folder)
+    want(folder, plan, imported.shards)
     with asking(labelling(plan), config.audit) as ask:  # its labelers start while the engine does
         outcome = perform_all(plan, imported, executor or executor_of(config))
         shards = [work for shard in imported.shards if (work := plan.pairs.folder / shard.name) in outcome.receipts]

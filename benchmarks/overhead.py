@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)  # this folder has a labelers.py too
 WARM_UP_PROMPTS = 8
 
 

@@ -15,10 +15,11 @@ from labelers.discovery import LabelerSpec
 from labelers.sandbox import Limits, Worker, opened
 from labelers.types import Abstain, Candidate, Comparison, Completion, Needs, Prompt, Verdict, content_id
 from pipeline.budget import Asking
+from pipeline.cascade import After, settled
 from pipeline.engines import Engine, EngineSpec
 from pipeline.label import Tools, Where, asked, candidates, lent_tools, require_enough
 from pipeline.prompts import family_of, prompts_of
-from pipeline.schema import COMPARISONS, COMPLETIONS, PROMPTS
+from pipeline.schema import COMPARISONS, COMPLETIONS, LABELS, PROMPTS
 from pipeline.shards import Counts
 from pipeline.votes import contested, with_votes
 from pipeline.work import Made, Transform
@@ -33,6 +34,7 @@ class Compare:
     Args:
         match_ups: comparisons per prompt; each is asked in both orders unless the labeler is symmetric.
         n_sources: completion shards that it reads.
+        after: the labeler before it in a cascade; prompts that one settled are left out.
     """
 
     labeler: LabelerSpec
@@ -44,6 +46,7 @@ class Compare:
     engine: EngineSpec | None = None
     asking: Asking = Asking()
     limits: Limits = Limits()
+    after: After | None = None
 
     version: ClassVar[str] = "1"
     writes: ClassVar[pa.Schema] = COMPARISONS
@@ -55,8 +58,9 @@ class Compare:
 
     @property
     def reads(self) -> tuple[pa.Schema, ...]:
-        """Prompts, and the completions of each source."""
-        return (PROMPTS, *([COMPLETIONS] * self.n_sources))
+        """Prompts, the completions of each source, and in a cascade the labels of the labeler before."""
+        before = self.after.n_tables if self.after else 0
+        return (PROMPTS, *([COMPLETIONS] * self.n_sources), *([LABELS] * before))
 
     @contextmanager
     def open(self, engine: Engine | None = None) -> Iterator[Transform]:
@@ -65,10 +69,12 @@ class Compare:
             lent_tools(self.name, engine, self.asking, self.needs) as ctx,
             opened(self.labeler, ctx, self.limits) as worker,
         ):
-            yield lambda prompts, *sources: self._compare(worker, ctx, prompts_of(prompts), pa.concat_tables(sources))
+            yield lambda prompts, *tables: self._compare(worker, ctx, prompts_of(prompts), tables)
 
-    def _compare(self, worker: Worker, ctx: Tools, prompts: dict[str, Prompt], completions: pa.Table) -> Made:
-        groups = groups_of(candidates(prompts, completions, self.where))
+    def _compare(self, worker: Worker, ctx: Tools, prompts: dict[str, Prompt], tables: Sequence[pa.Table]) -> Made:
+        completions = pa.concat_tables(tables[: self.n_sources])
+        known = settled(tables[self.n_sources :], self.after.pass_at) if self.after else set()
+        groups = groups_of([c for c in candidates(prompts, completions, self.where) if c.prompt.id not in known])
         questions = self._questions(groups)
         both = questions if worker.symmetric else [*questions, *(q.swap() for q in questions)]
         answers = asked(worker.compare, both)

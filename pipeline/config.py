@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
 import tomllib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +13,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from labelers.confine import LAYERS
 from labelers.discovery import LabelerError, LabelerSpec
 from pipeline.audit_limits import Audit
 from pipeline.budget import Budget
 from pipeline.combine import Gate
+from pipeline.config_checks import check
 from pipeline.engines import Sampling
 from pipeline.engines.http import Http
 from pipeline.engines.replay import Replay
@@ -34,7 +33,6 @@ QUICK_START = Path(__file__).resolve().parent.parent / "examples" / "quickstart.
 
 EngineSettings = Annotated[Vllm | Http | Replay, Field(discriminator="use")]
 LabelerEngine = Annotated[Vllm | Http | Replay | RewardModel | ImplicitReward, Field(discriminator="use")]
-REWARDING = ("reward_model", "implicit_reward")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +72,8 @@ class LabelerEntry:
         votes: for judges: extra answers in each order, drawn at temperature 1, where the two orders disagree; 0 makes each such
             comparison a tie at once. A judge that is right 80 % of the time decides 68 % of the questions with 0, 88 % with 2,
             94 % and 95 % of them rightly (tests/pipeline/test_votes.py).
+        after: a cascade: the name of an earlier pointwise labeler; only prompts whose completions that one judged alike are asked
+            about, so that a costly judge settles what a cheap verifier could not. Needs `pairs.combine = "lexicographic"`.
         gate: what this labeler must say whatever the others do: `chosen_must_pass`, `rejected_must_fail`, `both`; weight 0 makes
             it a gate alone.
         noise: the deviation of its score on the same text, for `pairs.min_margin_noise`; 0 for what computes.
@@ -91,6 +91,7 @@ class LabelerEntry:
     engine: LabelerEngine | None = None
     reply_tokens: int = 512
     votes: int = 0
+    after: str | None = None
     gate: Gate = "none"
     noise: float = 0.0
     timeout_s: float = 2.0
@@ -198,7 +199,7 @@ def load(path: Path | None = None, settings: Sequence[str] = (), limit: int | No
         raise ConfigError("\n".join(_describe(path, detail) for detail in error.errors())) from None
     except LabelerError as error:
         raise ConfigError(f"{path}: {error}") from error
-    _check(config, path)
+    check(config, path)
     return config
 
 
@@ -324,77 +325,3 @@ def _dataclasses_in(kind: Any) -> Iterator[type]:
         yield typing.cast(type, kind)
     for inner in typing.get_args(kind):
         yield from _dataclasses_in(inner)
-
-
-def _check(config: Config, path: Path) -> None:
-    """What types cannot say. Raises ConfigError before anything is loaded or sampled."""
-    if not config.sources:
-        raise ConfigError(f"{path}: sources is empty; hint: [[sources]] with a name and an engine")
-    if not config.labelers:
-        raise ConfigError(f"{path}: labelers is empty; hint: [[labelers]] with use = ...; python -m labelers list")
-    _require_names(path, "sources", [source.name for source in config.sources])
-    _require_names(path, "labelers", [entry.label for entry in config.labelers])
-    _require_names(path, "name", [config.name])
-    for number, source in enumerate(config.sources):
-        if source.n < 1 or source.max_tokens < 1:
-            raise ConfigError(f"{path}: sources.{number}: n and max_tokens are 1 or more")
-        if source.temperature == 0 and source.n > 1:
-            raise ConfigError(
-                f"{path}: sources.{number}.n is {source.n} at temperature 0, where all completions are equal; hint: n = 1"
-            )
-        source.engine.check()
-    for number, entry in enumerate(config.labelers):
-        _check_labeler(entry, f"{path}: labelers.{number}")
-        _check_granted(config, entry, f"{path}: labelers.{number}")
-    for name in config.accept_weaker:
-        if name not in LAYERS:
-            raise ConfigError(f"{path}: accept_weaker: {name!r} is no layer; hint: {', '.join(LAYERS)}")
-
-
-def _check_labeler(entry: LabelerEntry, where: str) -> None:
-    try:
-        labeler = entry.spec.build()
-    except LabelerError as error:
-        raise ConfigError(f"{where}: {error}") from error
-    pass_at = entry.pass_at if entry.pass_at is not None else getattr(labeler, "pass_at", None)
-    if entry.gate != "none" and (pass_at is None or hasattr(labeler, "compare")):
-        raise ConfigError(
-            f"{where}.gate: {entry.use} does not know passing; hint: pass_at = ... of a pointwise labeler"
-        )
-    if not 0 <= entry.noise < float("inf"):
-        raise ConfigError(f"{where}.noise is {entry.noise}; hint: 0 or more")
-    wants_rewards = getattr(labeler, "asks", "") == "rewards"
-    example = 'use = "reward_model", model = ...' if wants_rewards else 'use = "http", base_url = ..., model = ...'
-    if labeler.needs.engine and entry.engine is None:
-        raise ConfigError(f"{where}: {entry.use} asks a model; hint: engine = {{ {example} }}")
-    if entry.votes < 0 or entry.reply_tokens < 1:
-        raise ConfigError(f"{where}: votes is 0 or more, and reply_tokens is 1 or more")
-    if entry.engine is not None:
-        if hasattr(labeler, "asks") and wants_rewards != (entry.engine.use in REWARDING):
-            raise ConfigError(f"{where}: {entry.use} cannot ask {entry.engine.use}; hint: engine = {{ {example} }}")
-        entry.engine.check()
-
-
-def _check_granted(config: Config, entry: LabelerEntry, where: str) -> None:
-    needs = entry.spec.build().needs
-    if needs.sandbox and not config.sandbox:
-        raise ConfigError(
-            f"{where}: {entry.use} runs completions; hint: allow it with sandbox = true at the top of the config"
-        )
-    if needs.network and not config.network:
-        raise ConfigError(
-            f"{where}: {entry.use} opens connections; hint: allow it with network = true at the top of the config"
-        )
-    if entry.timeout_s <= 0:
-        raise ConfigError(f"{where}: timeout_s is {entry.timeout_s}; hint: seconds, above 0")
-
-
-def _require_names(path: Path, key: str, names: Sequence[str]) -> None:
-    for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-            raise ConfigError(
-                f"{path}: {key}: the name {name!r} is no folder's name; hint: letters, digits, '.', '_', '-'"
-            )
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(f"{path}: {key}: {', '.join(twice)} stands twice; hint: give each its own name")

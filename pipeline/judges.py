@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.config import REWARDING, Config
+from pipeline.config import Config
+from pipeline.config_checks import REWARDING
 
 
 def warnings(config: Config) -> list[str]:

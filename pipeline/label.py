@@ -20,6 +20,7 @@ from labelers.protocol import Program, Ran
 from labelers.sandbox import Limits, Worker, opened
 from labelers.types import Abstain, Candidate, Completion, Message, Needs, Prompt, Score
 from pipeline.budget import Asking, Meter
+from pipeline.cascade import After, settled
 from pipeline.engines import Engine, EngineSpec, Generation, Request, RewardEngine, Sampling
 from pipeline.errors import BrokenLabeler
 from pipeline.prompts import family_of, prompts_of
@@ -43,6 +44,7 @@ class Label:
         name: its name in this run.
         where: metadata that a prompt must have; empty selects all.
         max_abstained: the share of a shard's labels that may be abstentions before the run stops.
+        after: the labeler before it in a cascade; prompts that one settled are left out.
     """
 
     labeler: LabelerSpec
@@ -53,15 +55,20 @@ class Label:
     engine: EngineSpec | None = None
     asking: Asking = Asking()
     limits: Limits = Limits()
+    after: After | None = None
 
     version: ClassVar[str] = "1"
-    reads: ClassVar[tuple[pa.Schema, ...]] = (PROMPTS, COMPLETIONS)
     writes: ClassVar[pa.Schema] = LABELS
 
     @property
     def needs(self) -> Needs:
         """The labeler's own needs."""
         return self.labeler.build().needs
+
+    @property
+    def reads(self) -> tuple[pa.Schema, ...]:
+        """Prompts, one source's completions, and in a cascade the labels of the labeler before."""
+        return (PROMPTS, COMPLETIONS, *([LABELS] * (self.after.n_tables if self.after else 0)))
 
     @contextmanager
     def open(self, engine: Engine | None = None) -> Iterator[Transform]:
@@ -70,10 +77,13 @@ class Label:
             lent_tools(self.name, engine, self.asking, self.needs) as ctx,
             opened(self.labeler, ctx, self.limits) as worker,
         ):
-            yield lambda prompts, completions: self._label(worker, prompts_of(prompts), completions)
+            yield lambda prompts, completions, *before: self._label(worker, prompts_of(prompts), completions, before)
 
-    def _label(self, worker: Worker, prompts: dict[str, Prompt], completions: pa.Table) -> Made:
-        batch = candidates(prompts, completions, self.where)
+    def _label(
+        self, worker: Worker, prompts: dict[str, Prompt], completions: pa.Table, before: Sequence[pa.Table]
+    ) -> Made:
+        known = settled(before, self.after.pass_at) if self.after else set()
+        batch = [c for c in candidates(prompts, completions, self.where) if c.prompt.id not in known]
         labels = [
             label for i in range(0, len(batch), BATCH_SIZE) for label in asked(worker.score, batch[i : i + BATCH_SIZE])
         ]

@@ -10,6 +10,7 @@ from typing import Any
 from labelers.protocol import PairwiseLabeler
 from labelers.types import content_id
 from pipeline.budget import LEDGER, Asking
+from pipeline.cascade import After
 from pipeline.combine import Role
 from pipeline.compare import Compare
 from pipeline.config import Config, LabelerEntry, Source
@@ -74,10 +75,11 @@ def make_plan(config: Config, run: Path) -> Plan:
     labels: list[Step] = []
     comparisons: list[Step] = []
     for entry in config.labelers:
+        before = [step for step in labels if step.name == entry.after]
         if isinstance(entry.spec.build(), PairwiseLabeler):
-            comparisons.append(_compare(config, entry, samples, run))
+            comparisons.append(_compare(config, entry, samples, before, run))
         else:
-            labels += [_label(config, entry, sample, run) for sample in samples]
+            labels += [_label(config, entry, sample, before, run) for sample in samples]
     return Plan((*samples, *labels, *comparisons, _pair(config, samples, labels, comparisons, run)))
 
 
@@ -91,7 +93,7 @@ def _asking(config: Config, entry: LabelerEntry, run: Path) -> Asking:
     return Asking(entry.reply_tokens, entry.votes, config.budget, ledger)
 
 
-def _label(config: Config, entry: LabelerEntry, sample: Step, run: Path) -> Step:
+def _label(config: Config, entry: LabelerEntry, sample: Step, before: Sequence[Step], run: Path) -> Step:
     stage = Label(
         entry.spec,
         entry.label,
@@ -101,11 +103,18 @@ def _label(config: Config, entry: LabelerEntry, sample: Step, run: Path) -> Step
         entry.engine,
         _asking(config, entry, run),
         limits_of(config, entry),
+        _after(config, before),
     )
-    return _step("labels", entry.label, stage, {**_judging(entry), "pass_at": stage.pass_at}, (sample.folder,), run)
+    inputs = (sample.folder, *(step.folder for step in before))
+    return _step("labels", entry.label, stage, {**_judging(entry), "pass_at": stage.pass_at}, inputs, run)
 
 
-def _compare(config: Config, entry: LabelerEntry, samples: Sequence[Step], run: Path) -> Step:
+def _after(config: Config, before: Sequence[Step]) -> After | None:
+    entry = next((entry for entry in config.labelers if before and entry.label == before[0].name), None)
+    return After(entry.label, _pass_at(entry), len(before)) if entry else None
+
+
+def _compare(config: Config, entry: LabelerEntry, samples: Sequence[Step], before: Sequence[Step], run: Path) -> Step:
     stage = Compare(
         entry.spec,
         entry.label,
@@ -116,9 +125,10 @@ def _compare(config: Config, entry: LabelerEntry, samples: Sequence[Step], run: 
         entry.engine,
         _asking(config, entry, run),
         limits_of(config, entry),
+        _after(config, before),
     )
     identity = {**_judging(entry), "match_ups": entry.match_ups, "votes": entry.votes}
-    return _step("comparisons", entry.label, stage, identity, tuple(s.folder for s in samples), run)
+    return _step("comparisons", entry.label, stage, identity, tuple(s.folder for s in (*samples, *before)), run)
 
 
 def _pair(

@@ -1,0 +1,107 @@
+"""What a run's configuration must fulfil beyond its types: found before anything is loaded or sampled."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labelers.confine import LAYERS
+from labelers.errors import LabelerError
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.config import Config, LabelerEntry
+
+REWARDING = ("reward_model", "implicit_reward")
+"""Engines that give numbers, not replies."""
+
+
+def check(config: Config, path: Path) -> None:
+    """Raises: ConfigError, with the file, the key and a hint."""
+    if not config.sources:
+        raise ConfigError(f"{path}: sources is empty; hint: [[sources]] with a name and an engine")
+    if not config.labelers:
+        raise ConfigError(f"{path}: labelers is empty; hint: [[labelers]] with use = ...; python -m labelers list")
+    _require_names(path, "sources", [source.name for source in config.sources])
+    _require_names(path, "labelers", [entry.label for entry in config.labelers])
+    _require_names(path, "name", [config.name])
+    for number, source in enumerate(config.sources):
+        if source.n < 1 or source.max_tokens < 1:
+            raise ConfigError(f"{path}: sources.{number}: n and max_tokens are 1 or more")
+        if source.temperature == 0 and source.n > 1:
+            raise ConfigError(
+                f"{path}: sources.{number}.n is {source.n} at temperature 0, where all completions are equal; hint: n = 1"
+            )
+        source.engine.check()
+    for number, entry in enumerate(config.labelers):
+        _check_labeler(entry, f"{path}: labelers.{number}")
+        _check_granted(config, entry, f"{path}: labelers.{number}")
+        _check_cascade(config, number, f"{path}: labelers.{number}.after")
+    for name in config.accept_weaker:
+        if name not in LAYERS:
+            raise ConfigError(f"{path}: accept_weaker: {name!r} is no layer; hint: {', '.join(LAYERS)}")
+
+
+def _check_labeler(entry: LabelerEntry, where: str) -> None:
+    try:
+        labeler = entry.spec.build()
+    except LabelerError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    pass_at = entry.pass_at if entry.pass_at is not None else getattr(labeler, "pass_at", None)
+    if entry.gate != "none" and (pass_at is None or hasattr(labeler, "compare")):
+        raise ConfigError(
+            f"{where}.gate: {entry.use} does not know passing; hint: pass_at = ... of a pointwise labeler"
+        )
+    if not 0 <= entry.noise < float("inf"):
+        raise ConfigError(f"{where}.noise is {entry.noise}; hint: 0 or more")
+    wants_rewards = getattr(labeler, "asks", "") == "rewards"
+    example = 'use = "reward_model", model = ...' if wants_rewards else 'use = "http", base_url = ..., model = ...'
+    if labeler.needs.engine and entry.engine is None:
+        raise ConfigError(f"{where}: {entry.use} asks a model; hint: engine = {{ {example} }}")
+    if entry.votes < 0 or entry.reply_tokens < 1:
+        raise ConfigError(f"{where}: votes is 0 or more, and reply_tokens is 1 or more")
+    if entry.engine is not None:
+        if hasattr(labeler, "asks") and wants_rewards != (entry.engine.use in REWARDING):
+            raise ConfigError(f"{where}: {entry.use} cannot ask {entry.engine.use}; hint: engine = {{ {example} }}")
+        entry.engine.check()
+
+
+def _check_cascade(config: Config, number: int, where: str) -> None:
+    before = {e.label: e for e in config.labelers[:number] if not hasattr(e.spec.build(), "compare")}
+    after = config.labelers[number].after
+    if after is None:
+        return
+    if after not in before:
+        known = ", ".join(before) or "there is none"
+        raise ConfigError(f"{where}: {after!r} is no pointwise labeler above this one; hint: {known}")
+    if config.pairs.combine != "lexicographic":
+        raise ConfigError(
+            f'{where}: a cascade is decided one labeler after the other; hint: pairs.combine = "lexicographic"'
+        )
+
+
+def _check_granted(config: Config, entry: LabelerEntry, where: str) -> None:
+    needs = entry.spec.build().needs
+    if needs.sandbox and not config.sandbox:
+        raise ConfigError(
+            f"{where}: {entry.use} runs completions; hint: allow it with sandbox = true at the top of the config"
+        )
+    if needs.network and not config.network:
+        raise ConfigError(
+            f"{where}: {entry.use} opens connections; hint: allow it with network = true at the top of the config"
+        )
+    if entry.timeout_s <= 0:
+        raise ConfigError(f"{where}: timeout_s is {entry.timeout_s}; hint: seconds, above 0")
+
+
+def _require_names(path: Path, key: str, names: Sequence[str]) -> None:
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+            raise ConfigError(
+                f"{path}: {key}: the name {name!r} is no folder's name; hint: letters, digits, '.', '_', '-'"
+            )
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"{path}: {key}: {', '.join(twice)} stands twice; hint: give each its own name")

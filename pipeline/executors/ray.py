@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, InvalidStateError, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from labelers.types import Needs
@@ -298,6 +299,7 @@ def connected(address: str) -> tuple[Any, bool]:
         raise EnvironmentLacks(
             f"no Ray cluster at {address or 'this machine'}: {error}; hint: `ray status` there, or ray start --head"
         ) from error
+    _talk_on_stderr()
     return ray, True
 
 
@@ -312,6 +314,19 @@ def require_answer(address: str) -> None:
         raise EnvironmentLacks(
             f"no Ray cluster at {address}: {error}; hint: `ray status` on its head machine says where it listens"
         ) from error
+
+
+def _talk_on_stderr() -> None:
+    """Sends what Ray says about the cluster to stderr; it has no setting for that, and stdout is for data."""
+    from ray._private import worker
+
+    say = getattr(worker, "print_to_stdstream", None)
+    if say and not hasattr(say, "func"):
+        worker.print_to_stdstream = partial(_say_on_stderr, say)
+
+
+def _say_on_stderr(say: Any, data: dict[str, Any], *rest: Any, **named: Any) -> None:
+    say({**data, "is_err": True}, *rest, **named)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import typer
 
 from pipeline.cli_versions import commands
 from pipeline.console import RUNS, AsJson, ConfigFile, Limit, Root, Run, Set, refuse_failures, require_run, say
-from pipeline.errors import BelowGate, Interrupted, PipelineError
+from pipeline.errors import BelowGate, ConfigError, Interrupted, PipelineError
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -22,6 +22,7 @@ app = typer.Typer(
 )  # fmt: skip
 
 TRAINERS = "trl, axolotl, openrlhf, llama-factory, torchtune, open-instruct or nemo-rl"
+CANDIDATES = "kto, reward, sft or groups"
 
 
 @app.command()
@@ -102,7 +103,6 @@ def _ablate(config: Path | None, settings: list[str], root: Path, limit: int | N
 
     from pipeline.ablate import ablate, rows
     from pipeline.config import load
-    from pipeline.errors import ConfigError
     from pipeline.plan import make_plan
     from pipeline.prompts import import_prompts
     from pipeline.report import aligned
@@ -169,25 +169,28 @@ def audit(
 def export(
     dataset: Annotated[Path, typer.Argument(metavar="RUN_OR_DATASET", help="A run's folder or a dataset folder.")],
     out: Annotated[Path, typer.Option(help="A folder that does not exist yet.")],
-    layout: Annotated[str, typer.Option("--for", metavar="TRAINER", help=TRAINERS)] = "trl",
-    kind: Annotated[str, typer.Option("--as", help="of a run, all candidates: kto, reward, sft or groups")] = "",
+    layout: Annotated[str, typer.Option("--for", metavar="TRAINER", help=f"the pairs: {TRAINERS}")] = "",
+    kind: Annotated[str, typer.Option("--as", metavar="KIND", help=f"a run's candidates: {CANDIDATES}")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Write a dataset in another trainer's layout, with that trainer's config."""
+    """Write the pairs in a trainer's layout with its config (--for), or a run's candidates for another training (--as)."""
+    from pipeline.candidates import export_candidates
     from pipeline.export import as_layout
     from pipeline.export import export as write
 
+    if bool(layout) == bool(kind):
+        wrong = "--for and --as exclude each other" if layout else "neither --for nor --as is given"
+        raise ConfigError(f"export: {wrong}; hint: --for {TRAINERS}; or --as {CANDIDATES}")
+    found: dict[str, object]
     if kind:
-        from pipeline.candidates import export_candidates
-
         require_run(dataset)
         rows, folder = export_candidates(dataset, kind, out)
-        print(json.dumps({"folder": str(folder), "rows": rows}) if as_json else f"folder   {folder}\nrows     {rows}")
-        return
-    exported = write(dataset, as_layout(layout), out)
-    for note in exported.notes:
-        say(f"note: {note}")
-    found = {"folder": exported.folder, "rows": exported.rows, "config": exported.config, "command": exported.command}
+        found = {"folder": folder, "rows": rows}
+    else:
+        done = write(dataset, as_layout(layout), out)
+        for note in done.notes:
+            say(f"note: {note}")
+        found = {"folder": done.folder, "rows": done.rows, "config": done.config, "command": done.command}
     if as_json:
         print(json.dumps(found, default=str))
     else:

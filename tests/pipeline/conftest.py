@@ -20,29 +20,34 @@ def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     return path
 
 
+def write_replay(folder: Path, n_prompts: int = 4, shard_size: int = 2, labeler: str = 'use = "compiles"') -> Path:
+    """A config of `n_prompts` prompts with two good and two bad completions each, `shard_size` prompts a shard."""
+    prompts = [{"prompt": f"write function {i}", "family": "code"} for i in range(n_prompts)]
+    write_jsonl(folder / "prompts.jsonl", prompts)
+    texts = [f"{GOOD}  # 1", f"{GOOD}  # 2", f"{BAD}  # 1", f"{BAD}  # 2"]
+    write_jsonl(folder / "completions.jsonl", [{**p, "completion": texts} for p in prompts])
+    config = folder / "config.toml"
+    config.write_text(
+        f"""
+        name = "replayed"
+        [prompts]
+        path = "prompts.jsonl"
+        shard_size = {shard_size}
+        [[sources]]
+        name = "people"
+        engine = {{ use = "replay", path = "completions.jsonl" }}
+        [[labelers]]
+        {labeler}
+        """
+    )
+    return config
+
+
 @pytest.fixture
 def replayed(tmp_path: Path) -> Callable[..., Config]:
-    """A config of `n_prompts` prompts with two good and two bad completions each, `shard_size` prompts a shard."""
+    """Loads the config that `write_replay` writes, with settings laid over it."""
 
-    def make(*settings: str, n_prompts: int = 4, shard_size: int = 2, labeler: str = 'use = "compiles"') -> Config:
-        prompts = [{"prompt": f"write function {i}", "family": "code"} for i in range(n_prompts)]
-        write_jsonl(tmp_path / "prompts.jsonl", prompts)
-        texts = [f"{GOOD}  # 1", f"{GOOD}  # 2", f"{BAD}  # 1", f"{BAD}  # 2"]
-        write_jsonl(tmp_path / "completions.jsonl", [{**p, "completion": texts} for p in prompts])
-        config = tmp_path / "config.toml"
-        config.write_text(
-            f"""
-            name = "replayed"
-            [prompts]
-            path = "prompts.jsonl"
-            shard_size = {shard_size}
-            [[sources]]
-            name = "people"
-            engine = {{ use = "replay", path = "completions.jsonl" }}
-            [[labelers]]
-            {labeler}
-            """
-        )
-        return load(config, settings)
+    def make(*settings: str, **shape: Any) -> Config:
+        return load(write_replay(tmp_path, **shape), settings)
 
     return make

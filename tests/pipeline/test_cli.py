@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
+from pipeline.rules import RULES
 from pipeline.run import locked
+from tests.pipeline.conftest import write_replay
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,6 +50,42 @@ def test_the_run_can_be_looked_at_afterwards(config, tmp_path):
     assert json.loads(exported.stdout)["rows"] == 8
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A folder with a config and its finished run, not to be changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_replay(folder)
+    assert cli("run", "config.toml", cwd=folder).returncode == 0
+    return folder
+
+
+def test_the_ablation_prints_what_each_rule_would_make(finished):
+    table = cli("plan", "config.toml", "--pairs", "ablate", cwd=finished).stdout.splitlines()
+    assert table[0].split()[:3] == ["rule", "pairs", "prompts"]
+    assert [line.split()[0] for line in table[1:]] == list(RULES)
+    assert ["pass_vs_fail", "8", "4"] in [line.split()[:3] for line in table]
+
+
+def test_the_ablation_is_json_for_scripts(finished):
+    done = cli("plan", "config.toml", "--pairs", "ablate", "--json", cwd=finished)
+    found = {each["rule"]: each for each in json.loads(done.stdout)}
+    assert list(found) == list(RULES)
+    best = found["best_vs_worst"]
+    assert (best["pairs"], best["prompts"], best["margin"], best["chosen_from"]) == (8, 4, 1.0, {"people": 1.0})
+
+
+def test_an_ablation_before_the_run_is_refused_with_a_hint(config, tmp_path):
+    done = cli("plan", config, "--pairs", "ablate", cwd=tmp_path)
+    assert (done.returncode, "hint: python -m pipeline run first" in done.stderr) == (2, True), done.stderr
+
+
+@pytest.mark.parametrize(("kind", "rows"), [("kto", 16), ("reward", 8), ("sft", 4), ("groups", 4)])
+def test_a_runs_candidates_are_exported_as_each_kind(finished, tmp_path, kind, rows):
+    done = cli("export", finished / "runs" / "replayed", "--as", kind, "--out", "out", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout) == {"folder": str(tmp_path / "out"), "rows": rows}
+    assert sum(pq.read_metadata(file).num_rows for file in (tmp_path / "out" / "data").iterdir()) == rows
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -56,13 +95,17 @@ def test_the_run_can_be_looked_at_afterwards(config, tmp_path):
         (["run", "--set", "labelers.0.use=./nothing.py:Mine"], 2, "nothing.py"),
         (["run", "--set", "pairs.min_margin=9"], 4, "0 pairs, fewer than"),
         (["export", "nowhere", "--for", "trl", "--out", "out"], 2, "hint"),
+        (["export", "runs/replayed", "--out", "out"], 2, "neither --for nor --as is given; hint: --for trl"),
+        (["export", "x", "--for", "trl", "--as", "kto", "--out", "out"], 2, "--for and --as exclude each other"),
+        (["export", "nowhere", "--as", "kto", "--out", "out"], 2, "holds no run"),
+        (["plan", "--pairs", "all"], 2, "hint: --pairs ablate"),
         (["show", "nowhere"], 2, "holds no run"),
         (["walk"], 2, "No such command"),
     ],
 )
 def test_each_wrong_input_has_its_exit_code_and_a_hint(config, tmp_path, arguments, code, says):
-    if arguments[0] == "run" and "nothing.toml" not in arguments:
-        arguments = ["run", config, *arguments[1:]]
+    if arguments[0] in ("run", "plan") and "nothing.toml" not in arguments:
+        arguments = [arguments[0], config, *arguments[1:]]
     done = cli(*arguments, cwd=tmp_path)
     assert (done.returncode, says in done.stderr) == (code, True), done.stderr
     assert "Traceback" not in done.stderr

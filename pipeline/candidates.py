@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, assert_never, get_args
 
@@ -72,12 +73,20 @@ def _shards(run: Path, kind: Kind) -> Iterator[list[Row]]:
         groups = stage.groups(list(prompts), pa.concat_tables(tables[: stage.n_sources]), tables[stage.n_sources :])
         chosen = stage.choose_all(groups)
         rows = [
-            {"prompt": [{"role": m.role, "content": m.content} for m in prompt.messages], **row}
+            [{"prompt": [{"role": m.role, "content": m.content} for m in prompt.messages], **row} for row in made]
             for prompt, group, choice in zip(prompts.values(), groups, chosen, strict=True)
-            for row in _rows(kind, group, choice)
+            if (made := _rows(kind, group, choice))
         ]
         if rows:
-            yield rows
+            yield _in_turn(rows)
+
+
+def _in_turn(prompts: Sequence[Sequence[Row]]) -> list[Row]:
+    """One row of each prompt, then the next of each: neighbours are of different prompts.
+
+    TRL's KTO estimates the KL from each prompt with the completion of the row before: one of its own would not be mismatched.
+    """
+    return [row for turn in zip_longest(*prompts) for row in turn if row is not None]
 
 
 def _rows(kind: Kind, group: Group, choice: Chosen) -> Sequence[Row]:

@@ -13,6 +13,8 @@ from pipeline.errors import ConfigError, Interrupted
 
 commands = typer.Typer()
 
+KINDS = "Print a unit and end: systemd, cron, kubernetes (k8s) or airflow."
+
 
 @commands.command()
 def refresh(
@@ -139,3 +141,31 @@ def collect(
     for shard in found.shards:
         print(shard)
     say(f"{len(found.shards)} shards, {found.n_bytes} bytes {'would be ' if dry_run else ''}removed")
+
+
+@commands.command()
+def schedule(
+    config: ConfigFile = None, settings: Set = None, root: Root = RUNS,
+    cron: Annotated[str | None, typer.Option(help="Five fields, in this machine's time zone: '0 3 * * *'.")] = None,
+    every: Annotated[str | None, typer.Option(help="A time between beginnings, the first at once: 30m, 6h, 1d.")] = None,
+    emit: Annotated[str | None, typer.Option("--emit", "--print", metavar="KIND", help=KINDS)] = None,
+) -> None:  # fmt: skip
+    """Refresh at set times, in the foreground, until SIGTERM or Ctrl-C; or print a unit for what you have."""
+    from pipeline.config import load
+    from pipeline.schedule import Schedule, refresh_command, times
+    from pipeline.units import unit
+
+    loaded = load(config, settings or ())
+    when = times(cron, every)
+    command = refresh_command(config, settings or (), root)
+    if emit:
+        print(unit(emit, loaded.name, when, command))
+        return
+    say(f"schedule {loaded.name}: {cron or f'every {every}'}, in {root / loaded.name}; Ctrl-C or SIGTERM ends it")
+    Schedule(root / loaded.name, when, command, told=_told).forever()
+    say("the schedule ended; what came due meanwhile is caught up when it comes back")
+
+
+def _told(code: int, said: str) -> None:
+    print(said, end="", flush=True)
+    say(f"refresh ended with exit code {code}")

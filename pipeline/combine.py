@@ -69,10 +69,10 @@ def grades(values: Values, roles: Sequence[Role], how: Combine) -> tuple[dict[st
     }, noise
 
 
-def pass_rate(values: Values, roles: Sequence[Role]) -> float | None:
-    """The share of the completions that passed all labelers that know passing; None where none does."""
+def outside_band(values: Values, roles: Sequence[Role], band: tuple[float, float] | None) -> bool:
+    """Whether a prompt is easier or harder than asked: by the share of its completions that passed all that know passing."""
     known = [p for labels in values.values() if (p := _passed(labels, roles)) is not None]
-    return sum(known) / len(known) if known else None
+    return band is not None and bool(known) and not band[0] <= sum(known) / len(known) <= band[1]
 
 
 def key_of(labels: Mapping[str, float], roles: Sequence[Role]) -> tuple[float, ...]:

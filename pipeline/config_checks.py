@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from labelers.confine import LAYERS
 from labelers.errors import LabelerError
+from labelers.weak_vs_strong import WeakVsStrong
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,9 +40,34 @@ def check(config: Config, path: Path) -> None:
         _check_labeler(entry, f"{path}: labelers.{number}")
         _check_granted(config, entry, f"{path}: labelers.{number}")
         _check_cascade(config, number, f"{path}: labelers.{number}.after")
+        _check_ranking(config, entry, f"{path}: labelers.{number}.options.ranking")
+    _check_pairs(config, f"{path}: pairs")
     for name in config.accept_weaker:
         if name not in LAYERS:
             raise ConfigError(f"{path}: accept_weaker: {name!r} is no layer; hint: {', '.join(LAYERS)}")
+
+
+def _check_pairs(config: Config, where: str) -> None:
+    """Refuses options that could change nothing, and those under which no pair can be made."""
+    pairs, n_sources = config.pairs, len(config.sources)
+    built = [(entry, entry.spec.build()) for entry in config.labelers]
+    pointwise = [(entry, labeler) for entry, labeler in built if not hasattr(labeler, "compare")]
+    knows = any(e.pass_at is not None or getattr(labeler, "pass_at", None) is not None for e, labeler in pointwise)
+    for key, needs in (("pass_rate", pairs.pass_rate is not None), ("rule", pairs.rule == "pass_vs_fail")):
+        if needs and not knows:
+            raise ConfigError(f"{where}.{key}: no labeler knows passing; hint: pass_at = ... of a pointwise labeler")
+    if pairs.max_source_share * n_sources < 1:
+        raise ConfigError(
+            f"{where}.max_source_share is {pairs.max_source_share}, which {n_sources} sources cannot keep, so that no pair "
+            f"would be left; hint: at least {1 / n_sources:.3g}"
+        )
+    if pairs.sources == "different" and n_sources == 1:
+        raise ConfigError(f'{where}.sources is "different", and there is one source; hint: another [[sources]]')
+    in_turn = pairs.combine == "lexicographic" and bool(pointwise)  # ranks, which have no noise
+    noisy = any(entry.noise > 0 for entry, _ in pointwise) or len(pointwise) < len(built)
+    if pairs.min_margin_noise > 0 and (in_turn or not noisy):
+        why = 'under combine = "lexicographic" scores are ranks' if in_turn else "every labeler's noise is 0"
+        raise ConfigError(f"{where}.min_margin_noise: {why}; hint: noise = ... of a labeler, or min_margin")
 
 
 def _check_labeler(entry: LabelerEntry, where: str) -> None:
@@ -80,6 +106,18 @@ def _check_cascade(config: Config, number: int, where: str) -> None:
         raise ConfigError(
             f'{where}: a cascade is decided one labeler after the other; hint: pairs.combine = "lexicographic"'
         )
+
+
+def _check_ranking(config: Config, entry: LabelerEntry, where: str) -> None:
+    """A misspelt source would be an abstention on every completion of it, and no error."""
+    labeler: object = entry.spec.build()
+    if not isinstance(labeler, WeakVsStrong):
+        return
+    sources = [source.name for source in config.sources]
+    if unknown := [name for name in labeler.ranking if name not in sources]:
+        raise ConfigError(f"{where}: {unknown[0]!r} is no source; hint: the sources are {', '.join(sources)}")
+    if len(labeler.ranking) < 2:
+        raise ConfigError(f"{where} names fewer than two sources; hint: the strongest first, of {', '.join(sources)}")
 
 
 def _check_granted(config: Config, entry: LabelerEntry, where: str) -> None:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from labelers.types import Needs, Prompt, content_id
 from pipeline.balance import balanced, residualised
-from pipeline.combine import Grade, Role, grades, key_of
+from pipeline.combine import Grade, Role, grades, key_of, outside_band
 from pipeline.engines import Engine, EngineSpec
 from pipeline.pair_rules import Chosen, automatic_rule, choose, choose_by_verdicts
 from pipeline.pair_settings import Pairs
@@ -63,7 +63,7 @@ class Pairing:
     n_labels: int = 1
     n_comparisons: int = 0
 
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     needs: ClassVar[Needs] = Needs()
     engine: ClassVar[EngineSpec | None] = None
     writes: ClassVar[pa.Schema] = PAIR_SHARD
@@ -145,6 +145,8 @@ class Pairing:
         }
         made_by = [label for found in labelled.values() for label in found]
         dropped = Counter({"completion a labeler abstained on": len(labelled) - len(judged)})
+        if outside_band(judged, self.roles, self.settings.pass_rate):
+            return Group(dropped=+(dropped + Counter({"prompt outside the pass-rate band": 1})))
         if verdicts and self.settings.combine == "lexicographic" and judged:
             judged, after = _with_ranking(judged, verdicts, self.roles)
             graded, noise = grades(judged, (*self.roles, Role(RANKING)), "lexicographic")

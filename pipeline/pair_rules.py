@@ -29,8 +29,6 @@ def choose(group: Sequence[Scored], settings: Pairs, noise: float = 0.0) -> Chos
     Args:
         noise: the deviation of a repeated score, for `min_margin_noise`.
     """
-    if outside_band(group, settings):
-        return Chosen(dropped=Counter({"prompt outside the pass-rate band": 1}))
     distinct, dropped = without_duplicates(group, settings.near_duplicate)
     if len(distinct) < 2:
         dropped["prompt with fewer than two distinct completions"] += 1
@@ -73,15 +71,6 @@ def choose_by_verdicts(
 def automatic_rule(group: Sequence[Scored]) -> Literal["mu_minus_2sigma", "pass_vs_fail"]:
     """Passing decides where it is known of all."""
     return "mu_minus_2sigma" if any(s.passed is None for s in group) else "pass_vs_fail"
-
-
-def outside_band(group: Sequence[Scored], settings: Pairs) -> bool:
-    """Whether the group is easier or harder than asked; a group where passing is unknown never is."""
-    known = [s.passed for s in group if s.passed is not None]
-    if settings.pass_rate is None or not known:
-        return False
-    low, high = settings.pass_rate
-    return not low <= sum(known) / len(known) <= high
 
 
 def fit_to_pair(group: Sequence[Scored], settings: Pairs) -> tuple[list[Scored], Counter[str]]:

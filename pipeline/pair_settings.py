@@ -66,7 +66,7 @@ class Pairs:
         if self.max_per_prompt < 1:
             raise ValueError(f"max_per_prompt is {self.max_per_prompt}; hint: 1 or more")
         for name in ("min_margin", "min_margin_noise"):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}; hint: 0 or more")
         for name in ("near_duplicate", "max_similarity", "max_source_share"):
             if not 0 < getattr(self, name) <= 1:

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.config import QUICK_START, load
 from pipeline.errors import ConfigError
+from pipeline.pair_settings import Pairs
 
 MINIMAL = """
 name = "mine"
@@ -79,6 +80,78 @@ def test_limit_is_the_prompts_limit(config):
 def test_a_mistake_is_named_with_its_key_and_a_hint(config, setting, says):
     with pytest.raises(ConfigError, match=says):
         load(config, [setting])
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("min_margin=-1", "min_margin is -1.0; hint: 0 or more"),
+        ("min_margin=nan", "min_margin is nan; hint: 0 or more"),
+        ("min_margin_noise=-0.1", "min_margin_noise is -0.1; hint: 0 or more"),
+        ("min_margin_noise=inf", "min_margin_noise is inf; hint: 0 or more"),
+        ("quantiles=[0.9, 0.1]", "quantiles is .*; hint: two shares from 0 to 1, the lower first"),
+        ("quantiles=[0.1, 1.5]", "quantiles is .*; hint: two shares from 0 to 1, the lower first"),
+        ("threshold=[1, 1]", "threshold is .*; hint: .*rising"),
+        ("threshold=[0, nan]", "threshold is .*; hint: .*rising"),
+        ("near_duplicate=0", "near_duplicate is 0.0; hint: a share above 0 and up to 1"),
+        ("near_duplicate=1.01", "near_duplicate is 1.01; hint: a share above 0 and up to 1"),
+        ("max_similarity=0", "max_similarity is 0.0; hint: a share above 0 and up to 1"),
+        ("pass_rate=[0.5, 0.5]", "pass_rate is .*; hint: two shares from 0 to 1, the lower first"),
+        ("pass_rate=[-0.1, 0.5]", "pass_rate is .*; hint: two shares from 0 to 1, the lower first"),
+        ("pass_rate=0.5", r"pairs\.pass_rate: .*tuple"),
+        ("max_length_ratio=0.9", "max_length_ratio is 0.9; hint: 1 or more"),
+        ("max_source_share=0", "max_source_share is 0.0; hint: a share above 0 and up to 1"),
+        ("length=short", r"pairs\.length: .*residualise"),
+        ("sources=two", r"pairs\.sources: .*different"),
+        ("combine=product", r"pairs\.combine: .*lexicographic"),
+        ("verdicts=all", r"pairs\.verdicts: .*ranked"),
+        ("truncated_rejected=perhaps", r"pairs\.truncated_rejected: .*boolean"),
+    ],
+)
+def test_an_option_of_pairs_out_of_its_range_is_refused(config, setting, says):
+    with pytest.raises(ConfigError, match=says):
+        load(config, [f"pairs.{setting}"])
+
+
+NOISELESS = "min_margin_noise: every labeler's noise is 0; hint: noise = "
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (
+            ["pairs.pass_rate=[0.1, 0.9]", "labelers.0.use=length"],
+            "pairs.pass_rate: no labeler knows passing; hint: pass_at",
+        ),
+        (["pairs.rule=pass_vs_fail", "labelers.0.use=length"], "pairs.rule: no labeler knows passing; hint: pass_at"),
+        (["pairs.max_source_share=0.9"], "which 1 sources cannot keep, .*hint: at least 1"),
+        (["pairs.sources=different"], "there is one source; hint: another"),
+        (["pairs.min_margin_noise=2"], NOISELESS),
+        (["pairs.min_margin_noise=2", "labelers.0.noise=0.1", "pairs.combine=lexicographic"], "scores are ranks; hint"),
+    ],
+)
+def test_an_option_of_pairs_that_cannot_do_anything_here_is_refused(config, settings, says):
+    with pytest.raises(ConfigError, match=says):
+        load(config, settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["pairs.pass_rate=[0.1, 0.9]"],
+        ["pairs.pass_rate=[0.1, 0.9]", "labelers.0.use=length", "labelers.0.pass_at=-100"],
+        ["pairs.min_margin_noise=2", "labelers.0.noise=0.1"],
+        ["pairs.min_margin_noise=2", "labelers.0.use=human"],
+    ],
+)
+def test_the_same_options_stand_where_a_labeler_has_what_they_need(config, settings):
+    assert load(config, settings).pairs != Pairs()
+
+
+def test_two_sources_keep_a_share_of_a_half(config):
+    another = '[[sources]]\nname = "others"\nengine = { use = "replay", path = "completions.jsonl" }\n'
+    config.write_text(MINIMAL + another)
+    assert load(config, ["pairs.max_source_share=0.5", "pairs.sources=different"]).pairs.max_source_share == 0.5
 
 
 def test_temperature_0_with_several_completions_is_refused(config):

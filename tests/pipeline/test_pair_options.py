@@ -60,9 +60,12 @@ def test_near_duplicates_of_one_outcome_count_once_and_a_pass_and_a_fail_stay():
     assert choose(verified, Pairs(max_similarity=0.9)).pairs == ()
 
 
-def test_the_pass_rate_band_drops_and_counts_easy_prompts():
-    group = [scored(f"c{i}", float(i > 0), i > 0) for i in range(12)]
-    assert choose(group, Pairs(pass_rate=(0.1, 0.9))).dropped == {"prompt outside the pass-rate band": 1}
+@pytest.mark.parametrize("second", ["", 'combine="lexicographic"'])
+def test_prompts_outside_the_pass_rate_band_make_no_pair_and_are_counted(replayed, tmp_path, second):
+    labelers = 'use = "compiles"\n[[labelers]]\nuse = "length"'
+    settings = [f"pairs.{key}" for key in ("pass_rate=[0.6, 0.9]", second) if key]
+    finished = run(replayed(*settings, "audit.enforce=false", labeler=labelers), tmp_path / "runs")
+    assert (finished.rows, finished.families[0].dropped) == (0, {"prompt outside the pass-rate band": 4})
 
 
 def test_length_match_and_one_source_bar_pairs():

@@ -59,6 +59,7 @@ def publish_current(run: Path, destination: str, *, private: bool = True, again:
     if standing is None:
         raise ConfigError(f"{run}: has no version yet; hint: python -m pipeline run")
     number = standing["number"]
+    destination = destination if "://" in destination else str(Path(destination).absolute())
     if published_at(run, destination) == number and not again:
         return False
     manifest_of(run, number)  # refuses a version whose rows were removed

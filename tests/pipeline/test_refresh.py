@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.config import load
 from pipeline.errors import BelowGate, BrokenLabeler, Busy, ConfigError
 from pipeline.garbage import collect
 from pipeline.history import events
@@ -286,3 +288,11 @@ def test_the_commands_say_what_they_did(growing):
     assert [m["current"] for m in listed] == [True, False]
     unchanged = cli("refresh", "config.toml", cwd=growing.folder)
     assert (unchanged.returncode, "version 1, unchanged" in unchanged.stdout) == (0, True), unchanged.stderr
+
+
+def test_the_pages_settings_are_settings(growing):
+    growing.config(range(2))
+    path = growing.folder / "config.toml"
+    [block] = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "refreshing.md").read_text(), re.DOTALL)
+    path.write_text(f"{path.read_text()}\n{block}")
+    assert load(path).dataset.keep == 5

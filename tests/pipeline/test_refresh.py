@@ -258,8 +258,8 @@ def test_what_no_kept_version_refers_to_is_collected_on_request_only(growing, as
 
 def test_what_an_unfinished_build_has_made_is_not_collected(growing):
     refresh(growing.config(range(4)), growing.root)
+    mine = growing.plugin("raise RuntimeError('my bug')")
     with pytest.raises(BrokenLabeler):
-        mine = growing.plugin("raise RuntimeError('my bug')")
         refresh(growing.config(range(20), labeler=mine, shard_size=8), growing.root)
     made = sorted(growing.run.glob("completions-*/*.parquet"))
     assert len(made) > 2

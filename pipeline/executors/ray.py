@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import threading
@@ -51,6 +52,10 @@ class Ray:
     engine_cpus: float = 0.0
     shared_within_s: float = 30.0
     wait_for_machines_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.replicas < 0 or self.engine_cpus < 0 or self.engine_gpus < -1:
+            raise ValueError("replicas and engine_cpus are 0 or more, engine_gpus is -1 or more")
 
 
 Resources = dict[str, float]
@@ -280,8 +285,8 @@ def connected(address: str) -> tuple[Any, bool]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming default; it warns about the old one
-    if not address:  # its own name for it: a cluster for this machine alone listens on the loopback address alone
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    if not address:
+        _keep_to_ourselves()
     try:
         import ray
     except ImportError as error:
@@ -295,12 +300,21 @@ def connected(address: str) -> tuple[Any, bool]:
     try:
         with _kept_sigterm():
             ray.init(**start, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise EnvironmentLacks(
             f"no Ray cluster at {address or 'this machine'}: {error}; hint: `ray status` there, or ray start --head"
         ) from error
     _talk_on_stderr()
     return ray, True
+
+
+def _keep_to_ourselves() -> None:
+    """A cluster for this machine alone listens on the loopback address, under Ray's own name for that, and answers only who
+    has this run's token: other users of the machine reach the ports as well, and a token file would outlive the run.
+    """
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
 
 
 def require_answer(address: str) -> None:

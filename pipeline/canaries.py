@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
+from labelers.discovery import BUILTIN
 from labelers.errors import LabelerError
 from labelers.sandbox import Worker, opened
 from labelers.types import Abstain, Candidate, Comparison, Completion, Example, Prompt, Score, Verdict, content_id
@@ -45,6 +46,8 @@ PROMISED: frozenset[Kind] = frozenset({"identical", "example", "again"})
 """Not one may be wrong: it is logic, or the labeler's own promise."""
 MOST_AT_ONCE = 8
 """Labelers that are asked side by side."""
+TASTE: frozenset[Kind] = frozenset({"empty", "garbage"})
+"""A labeler of the user's own may mean it: brevity is somebody's wish. It warns."""
 MOST_CHARS = 2000
 """Of a meaningless answer."""
 
@@ -92,10 +95,16 @@ Asked = Callable[[Sequence[Planted]], Polls]
 
 @dataclass
 class Ballot:
-    """What was answered: kind -> group -> labeler -> 1 the first is better, 0 equal, -1 the second is."""
+    """What was answered: kind -> group -> labeler -> 1 the first is better, 0 equal, -1 the second is.
+
+    Args:
+        gentle: labelers that may be wrong about their own examples, and why.
+        plugins: labelers of the user's own: what is better is theirs to say, so an odd taste is a warning.
+    """
 
     said: dict[Kind, dict[str, dict[str, int]]] = field(default_factory=dict)
     gentle: dict[str, str] = field(default_factory=dict)
+    plugins: set[str] = field(default_factory=set)
 
     def note(self, name: str, question: Question, answer: int | None, sign: float) -> None:
         """Takes an answer; an abstention is none."""
@@ -114,6 +123,8 @@ class Ballot:
         guilty = Counter(name for answers in wrong.values() for name, answer in answers.items() if answer)
         if kind in PROMISED and any(name not in self.gentle for name in guilty):
             state = "FAIL"
+        elif state == "FAIL" and kind in TASTE and self.plugins.issuperset(guilty):
+            state = "warn"
         names = ", ".join(f"{name}{self.gentle.get(name, '')}" for name, _ in guilty.most_common())
         seen = f"{n} {GOOD[kind]}" if not wrong else f"{len(wrong)} of {n} wrong: {names} {BAD[kind]}"
         limit = 0.0 if kind in PROMISED else settings.max_canaries
@@ -173,6 +184,8 @@ def canaries(
         if stage.engine is not None or stage.labeler.options:
             why = "a model: it may err" if stage.engine is not None else "with this run's options"
             ballot.gentle[stage.name] = f" ({why})"
+        if stage.labeler.use not in BUILTIN:
+            ballot.plugins.add(stage.name)
         for question, answer in poll:
             ballot.note(stage.name, question, answer, signs.get(stage.name, 1.0))
     for kind in GOOD:

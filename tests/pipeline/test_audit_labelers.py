@@ -13,8 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from labelers.types import Completion, Prompt
 from pipeline.audit import audit_run
 from pipeline.audit_limits import Audit
+from pipeline.canaries import Ballot, Question
 from pipeline.config import load
 from pipeline.run import run
 from pipeline.shards import read_shard, write_shard
@@ -43,8 +45,6 @@ NO_VOWELS = (
         (BY_PLACE, "canary: identical"),
         (BY_ID, "canary: identical"),
         (UPSIDE_DOWN, "canary: example"),
-        (LIKES_NOTHING, "canary: empty"),
-        (NO_VOWELS, "canary: garbage"),
     ],
 )
 def test_a_canary_that_is_judged_wrongly_fails_the_build(runs: Runs, method: str, check: str) -> None:
@@ -52,6 +52,24 @@ def test_a_canary_that_is_judged_wrongly_fails_the_build(runs: Runs, method: str
     assert one(finished, check).state == "FAIL"
     assert "Mine" in one(finished, check).seen
     assert finished.version is None
+
+
+@pytest.mark.parametrize(("method", "check"), [(LIKES_NOTHING, "canary: empty"), (NO_VOWELS, "canary: garbage")])
+def test_an_odd_taste_of_the_users_own_labeler_is_a_warning(runs: Runs, method: str, check: str) -> None:
+    finished = runs.make(method, answered(40))
+    assert one(finished, check).state == "warn"
+    assert "Mine" in one(finished, check).seen
+
+
+def test_an_odd_taste_of_a_built_in_labeler_fails_the_build() -> None:
+    ballot = Ballot()
+    prompt = Prompt.of("x")
+    for i in range(40):
+        better, empty = Completion.of(prompt, f"{i}"), Completion.of(prompt, "")
+        ballot.note("judge", Question("empty", str(i), prompt, better, empty), -1, 1.0)
+    finding = ballot.finding("empty", Audit())
+    assert finding is not None
+    assert finding.state == "FAIL"
 
 
 def test_a_right_answer_below_nonsense_is_found(runs: Runs, tmp_path: Path) -> None:

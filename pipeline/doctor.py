@@ -242,7 +242,7 @@ def _ray(probes: Probes) -> Finding:
     found = probes.version("ray")
     if found is None:
         return Finding(
-            "ray", "ok", "not installed; one machine needs none, and a cluster does (pip install 'ray>=2.9')"
+            "ray", "ok", "not installed; one machine needs none, and a cluster does (pip install 'ray>=2.50')"
         )
     return Finding("ray", "ok", found)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -114,7 +115,8 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; on leaving it is synced and takes the name of `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # A number of its own: process ids repeat between machines, and a shard thought lost may still be written.
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
     try:
         yield beside
         sync(beside)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.console import RUNS, AsJson, ConfigFile, Limit, Root, Run, Set, refuse_failures, require_run, say
 from pipeline.errors import ConfigError, Interrupted
+
+if TYPE_CHECKING:
+    from pipeline.telling import Telling
 
 commands = typer.Typer()
 
@@ -148,11 +152,14 @@ def schedule(
     config: ConfigFile = None, settings: Set = None, root: Root = RUNS,
     cron: Annotated[str | None, typer.Option(help="Five fields, in this machine's time zone: '0 3 * * *'.")] = None,
     every: Annotated[str | None, typer.Option(help="A time between beginnings, the first at once: 30m, 6h, 1d.")] = None,
+    webhook: Annotated[str | None, typer.Option(help="A URL that hears of failures and new versions.")] = None,
+    port: Annotated[int | None, typer.Option(help="Serve metrics for Prometheus here; an answer is health.")] = None,
     emit: Annotated[str | None, typer.Option("--emit", "--print", metavar="KIND", help=KINDS)] = None,
 ) -> None:  # fmt: skip
     """Refresh at set times, in the foreground, until SIGTERM or Ctrl-C; or print a unit for what you have."""
     from pipeline.config import load
     from pipeline.schedule import Schedule, refresh_command, times
+    from pipeline.telling import Telling
     from pipeline.units import unit
 
     loaded = load(config, settings or ())
@@ -161,11 +168,15 @@ def schedule(
     if emit:
         print(unit(emit, loaded.name, when, command))
         return
+    telling = Telling(loaded.name, webhook)
+    if port is not None:
+        say(f"metrics on port {telling.serve(port)}")
     say(f"schedule {loaded.name}: {cron or f'every {every}'}, in {root / loaded.name}; Ctrl-C or SIGTERM ends it")
-    Schedule(root / loaded.name, when, command, told=_told).forever()
+    Schedule(root / loaded.name, when, command, told=partial(_told, telling)).forever()
     say("the schedule ended; what came due meanwhile is caught up when it comes back")
 
 
-def _told(code: int, said: str) -> None:
+def _told(telling: Telling, code: int, said: str) -> None:
     print(said, end="", flush=True)
+    telling.hear(code, said)
     say(f"refresh ended with exit code {code}")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import datasets
@@ -240,3 +242,23 @@ def test_the_publish_command_gives_what_stands_to_any_place(growing, tmp_path):
     done = to_hub(growing, "http://127.0.0.1:9", "publish", "runs/growing", "--to", "one", "--to", "two")
     assert (done.returncode, done.stdout.count("published to")) == (0, 2), done.stderr
     assert n_rows(tmp_path / "one" / "dataset") == n_rows(tmp_path / "two" / "dataset") == 8
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_leave_a_whole_version_at_home_and_away(growing, tmp_path):
+    moments = random.Random(4)
+    command = [sys.executable, "-m", "pipeline", "refresh", "config.toml", "--set", to("out")]
+    for n in range(2, 18, 2):
+        growing.config(range(n))
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(moments.uniform(0.5, 2.0))
+        process.kill()
+        process.wait()
+        for place in (growing.run, tmp_path / "out"):
+            if (place / "dataset").exists():
+                said = json.loads((place / "dataset").resolve().with_suffix(".json").read_text())
+                assert n_rows(place / "dataset") == said["rows"]
+    refresh(growing.config(range(16), to(tmp_path / "out")), growing.root)
+    assert n_rows(growing.run / "dataset") == n_rows(tmp_path / "out" / "dataset") == 32

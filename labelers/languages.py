@@ -136,7 +136,7 @@ LANGUAGES: dict[Compiled, Language] = {
     ),
     "rust": Language(
         "rustc", ("rust", "rs"), _rust, _silent(_SLASHES, r"(?:use|extern\s+crate)\s[^;]*(?:;|\Z)", r"#!?\[[^\]]*\]"),
-        timeout_s=5.0, memory_mb=4096,
+        memory_mb=4096,
     ),
     "bash": Language(
         "bash", ("bash", "sh", "shell", "zsh"), lambda code: ("code.sh", ("-n", "code.sh")), _silent(r"#[^\n]*", r":(?=\s|\Z)"),

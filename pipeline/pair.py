@@ -27,6 +27,10 @@ from pipeline.work import Made, Transform
 Row = dict[str, Any]
 LIGHT = ("completion_id", "prompt_id", "text", "finish_reason", "n_tokens", "source", "error")
 """The columns of completions that choosing needs; token ids are fetched for the chosen alone."""
+SHARED = ("tokenizer_hash", "template_hash", "prompt_token_ids")
+"""The columns in which two completions must agree for their token ids to make an exact pair."""
+SIDE = ("completion_id", "source", *SHARED, "logp", "model_hash")
+"""The columns of completions that a pair's row takes over."""
 RANKING = "ranking of the verdicts"
 """The name under which a ranking by verdicts stands beside labelers."""
 
@@ -163,7 +167,7 @@ def _by(tables: Sequence[pa.Table], column: str) -> dict[str, list[Row]]:
     """The rows of all tables by the value of a column."""
     found: defaultdict[str, list[Row]] = defaultdict(list)
     for table in tables:
-        for row in table.to_pylist():
+        for row in table.drop_columns(["reason"]).to_pylist():  # the longest texts there, and nothing here reads them
             found[row[column]].append(row)
     return dict(found)
 
@@ -277,24 +281,32 @@ def _pair_row(
 
 
 def _with_completions(pairs: Sequence[Row], completions: pa.Table) -> pa.Table:
-    """The pairs' table, with what the stored completions know of both sides."""
-    used = pa.array([row[side] for row in pairs for side in ("chosen_id", "rejected_id")], pa.string())
-    rows = completions.filter(pc.is_in(completions["completion_id"], value_set=used)).to_pylist()
-    by_id = {row["completion_id"]: row for row in rows}
-    for pair in pairs:
-        pair.update(_both_sides(by_id[pair["chosen_id"]], by_id[pair["rejected_id"]]))
-    return pa.Table.from_pylist(list(pairs), PAIR_SHARD)
+    """The pairs' table, with what the stored completions know of both sides. Token ids go over as arrays, never as objects."""
+    ids = pa.array([row[side] for row in pairs for side in ("chosen_id", "rejected_id")], pa.string())
+    used = completions.filter(pc.is_in(completions["completion_id"], value_set=ids)).combine_chunks()
+    rows = used.select(SIDE).to_pylist()
+    has_ids = pc.greater(pc.list_value_length(used["token_ids"]), 0).to_pylist()  # None where there are none
+    place = {row["completion_id"]: i for i, row in enumerate(rows)}
+    chosen, rejected = ([place[pair[side]] for pair in pairs] for side in ("chosen_id", "rejected_id"))
+    exact = []
+    for pair, c, r in zip(pairs, chosen, rejected, strict=True):
+        pair.update(_both_sides(rows[c], rows[r]))
+        # Token ids are of use only where both sides were sampled with one tokenizer and one template.
+        exact.append(bool(has_ids[c] and has_ids[r]) and all(rows[c][name] == rows[r][name] for name in SHARED))
+        if exact[-1]:
+            pair.update({name: rows[c][name] for name in SHARED})
+    table = pa.Table.from_pylist(list(pairs), PAIR_SHARD)
+    for name, places in (("chosen_token_ids", chosen), ("rejected_token_ids", rejected)):
+        kept = pa.array([i if is_exact else None for i, is_exact in zip(places, exact, strict=True)], pa.int64())
+        at = PAIR_SHARD.get_field_index(name)
+        table = table.set_column(at, PAIR_SHARD.field(at), used["token_ids"].take(kept))
+    return table
 
 
 def _both_sides(chosen: Row, rejected: Row) -> Row:
-    shared = ("tokenizer_hash", "template_hash", "prompt_token_ids")
-    # Token ids are of use only where both sides were sampled with one tokenizer and one template.
-    exact = chosen["token_ids"] and rejected["token_ids"] and all(chosen[name] == rejected[name] for name in shared)
     return {
         "source_chosen": chosen["source"],
         "source_rejected": rejected["source"],
-        **({name: chosen[name] for name in shared} if exact else {}),
-        **({"chosen_token_ids": chosen["token_ids"], "rejected_token_ids": rejected["token_ids"]} if exact else {}),
         "logp_chosen": chosen["logp"],
         "logp_rejected": rejected["logp"],
         "model_hash_chosen": chosen["model_hash"],

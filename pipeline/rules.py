@@ -5,9 +5,12 @@ Pure: equal groups give equal pairs in whatever order they come. Seeds derive fr
 
 from __future__ import annotations
 
+import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from labelers.types import content_id
 from pipeline.pair_settings import Pairs
@@ -47,7 +50,7 @@ FEW = 5
 
 def best_vs_worst(group: Sequence[Scored], settings: Pairs) -> Iterator[Pair]:
     """The best with the worst, the next best with the next worst. Equal scores go by content, not order."""
-    return _each_best(group, sorted(group, key=_worst_first))
+    return _each_best(group, _sorted(group, lambda s: s.score))
 
 
 def best_vs_random(group: Sequence[Scored], settings: Pairs) -> Iterator[Pair]:
@@ -63,14 +66,15 @@ def mu_minus_2sigma(group: Sequence[Scored], settings: Pairs) -> Iterator[Pair]:
     scores = [s.score for s in group]
     if len(group) <= FEW or 2 * len(set(scores)) <= len(scores):
         return best_vs_worst(group, settings)
-    point = statistics.fmean(scores) - 2 * statistics.pstdev(scores)
-    return _each_best(group, sorted(group, key=lambda s: (abs(s.score - point), _worst_first(s))))
+    mean = statistics.fmean(scores)
+    point = mean - 2 * math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / len(scores))
+    return _each_best(group, _sorted(group, lambda s: (abs(s.score - point), s.score)))
 
 
 def quantile(group: Sequence[Scored], settings: Pairs) -> Iterator[Pair]:
     """Those nearest the upper quantile of the scores with those nearest the lower."""
     low, high = (_quantile(sorted(s.score for s in group), q) for q in settings.quantiles)
-    worst = sorted(group, key=lambda s: (abs(s.score - low), _worst_first(s)))
+    worst = _sorted(group, lambda s: (abs(s.score - low), s.score))
     best = sorted(group, key=lambda s: (abs(s.score - high), s.id))
     return ((c, r) for c in best for r in worst if c.score > r.score)
 
@@ -113,8 +117,10 @@ RULES: dict[str, Rule] = {
 }
 
 
-def _worst_first(scored: Scored) -> tuple[float, str]:
-    return scored.score, content_id("worst", scored.id)
+def _sorted(group: Sequence[Scored], key: Callable[[Scored], Any]) -> list[Scored]:
+    """By `key`; ties by a hash of the content that is made for ties alone: it would cost more than the rest of a rule."""
+    counts = Counter(map(key, group))
+    return sorted(group, key=lambda s: (k := key(s), content_id("worst", s.id) if counts[k] > 1 else ""))
 
 
 def _each_best(group: Sequence[Scored], others: Sequence[Scored]) -> Iterator[Pair]:

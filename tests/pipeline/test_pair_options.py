@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 
+import pyarrow as pa
 import pytest
 
 from labelers.discovery import build
@@ -13,11 +14,13 @@ from pipeline.ablate import ablate
 from pipeline.balance import residualised, stratified, within_shares
 from pipeline.combine import Role, grades
 from pipeline.contamination import EvaluationSets
+from pipeline.pair import Pairing
 from pipeline.pair_rules import Pairs, choose
 from pipeline.plan import make_plan
 from pipeline.ranking import bradley_terry, flip_rates
 from pipeline.rules import RULES, Scored
 from pipeline.run import run
+from pipeline.schema import COMPLETIONS, LABELS, PROMPTS
 
 
 def scored(name: str, score: float, passed: bool | None = None, **more) -> Scored:
@@ -176,3 +179,32 @@ def test_the_ablation_says_what_each_rule_would_make(replayed, tmp_path):
     assert list(found) == list(RULES)
     assert (found["pass_vs_fail"].pairs, found["pass_vs_fail"].prompts) == (8, 4)
     assert found["pass_vs_fail"].chosen_from == {"people": 1.0}
+
+
+def _completion(name: str, text: str, **more) -> dict:
+    return {
+        "completion_id": name, "prompt_id": "p", "text": text, "finish_reason": "stop", "source": "s", "model": "m",
+        "prompt_token_ids": [1], "tokenizer_hash": "t", "template_hash": "h", **more,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rejected", "kept"),
+    [
+        ({"token_ids": [6]}, ([5, 5], [6], [1])),
+        ({"token_ids": [6], "template_hash": "other"}, (None, None, None)),
+        ({"token_ids": []}, (None, None, None)),
+        ({"token_ids": None}, (None, None, None)),
+    ],
+)
+def test_token_ids_go_over_only_where_both_sides_have_those_of_one_tokenizer_and_template(rejected, kept):
+    rows = [_completion("good", "yes", token_ids=[5, 5]), _completion("bad", "no", **rejected)]
+    labels = [
+        {"completion_id": name, "prompt_id": "p", "labeler": "l", "labeler_version": "1", "reason": "", "value": value}
+        for name, value in (("good", 1.0), ("bad", 0.0))
+    ]
+    prompt = {"prompt_id": "p", "messages": [{"role": "user", "content": "q"}], "metadata": "{}"}
+    tables = zip(([prompt], rows, labels), (PROMPTS, COMPLETIONS, LABELS), strict=True)
+    with Pairing(Pairs(), (Role("l"),)).open() as pair:
+        [made] = pair(*(pa.Table.from_pylist(given, schema) for given, schema in tables)).table.to_pylist()
+    assert (made["chosen_token_ids"], made["rejected_token_ids"], made["prompt_token_ids"]) == kept

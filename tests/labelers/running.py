@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,11 +33,18 @@ class Tools:
         return self.launcher.run(program)
 
 
+def require(needs: Needs, wall: str | None = None) -> None:
+    """Skips the test, with the reason, where programs of these needs cannot run behind the wall."""
+    if problem := programs.missing(needs):
+        pytest.skip(problem)
+    if wall == "bubblewrap" and shutil.which("bwrap") is None:
+        pytest.skip("bubblewrap is not installed")
+
+
 @contextmanager
 def opened(needs: Needs, wall: Wall | None = None) -> Iterator[Launcher]:
     """A launcher for these needs; the test is skipped, with the reason, where it cannot be had."""
-    if problem := programs.missing(needs):
-        pytest.skip(problem)
+    require(needs, wall)
     launcher = Launcher(tuple(needs.programs), completions=needs.sandbox, wall=wall or programs.wall(needs.sandbox))
     try:
         yield launcher

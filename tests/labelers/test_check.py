@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from labelers import programs
 from labelers.cli import _NoModel
 from labelers.discovery import BUILTIN, LabelerSpec
 from labelers.nasty import nasty_texts
@@ -37,6 +38,8 @@ class Short:
 def test_a_builtin_labeler_keeps_the_contract(name: str) -> None:
     spec = LabelerSpec(name)
     labeler, limits = spec.build(), Limits(allow=frozenset({"sandbox"}))
+    if problem := programs.missing(labeler.needs):
+        pytest.skip(problem)
     with lent(_NoModel, name, labeler.needs) as tools, opened(spec, tools, limits) as worker:
         assert check(labeler, spec=spec, worker=worker) == []
 

@@ -23,7 +23,7 @@ from labelers.programs import Launcher
 from labelers.protocol import Program, Ran
 from labelers.types import Needs
 from tests.labelers.attempts import ATTEMPTS, Attempt, source_for
-from tests.labelers.running import COMPILES, RUNS, alive, left_lying, left_running, opened
+from tests.labelers.running import COMPILES, RUNS, alive, left_lying, left_running, opened, require
 from tests.labelers.test_confine import Listener, orphans
 
 ROOT = Path(__file__).parents[2]
@@ -217,8 +217,7 @@ launcher.run(Program(("python3", "-I", "-S", "-c", source), timeout_s=60))
 @pytest.mark.parametrize("back_end", BACK_ENDS)
 def test_when_the_parent_is_killed_no_process_and_no_file_stays(back_end: str) -> None:
     needs, wall = BACK_ENDS[back_end]
-    if problem := programs.missing(needs):
-        pytest.skip(problem)
+    require(needs, wall)
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, back_end, wall], stdout=subprocess.PIPE, text=True, cwd=ROOT
     )

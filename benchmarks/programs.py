@@ -20,13 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labelers.compile_examples import BETTER_AND_WORSE
-from labelers.discovery import build
-from labelers.languages import LANGUAGES
-from labelers.program_view import located
-from labelers.programs import Launcher, opened_launcher
-from labelers.protocol import Program, Ran
-from labelers.types import Candidate, Completion, Prompt, Score
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # this folder's labelers.py is not the package
+
+from labelers.compile_examples import BETTER_AND_WORSE  # noqa: E402
+from labelers.discovery import build  # noqa: E402
+from labelers.languages import LANGUAGES  # noqa: E402
+from labelers.program_view import located  # noqa: E402
+from labelers.programs import Launcher, opened_launcher  # noqa: E402
+from labelers.protocol import Program, Ran  # noqa: E402
+from labelers.types import Candidate, Completion, Prompt, Score  # noqa: E402
 
 
 @dataclass

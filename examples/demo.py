@@ -95,13 +95,17 @@ def draw(rates: list, path: Path) -> None:
     from matplotlib import pyplot
 
     families = list(dict.fromkeys(r.family for r in rates))
-    figure, panels = pyplot.subplots(1, len(families), figsize=(2.6 * len(families), 3), sharey=True, layout="constrained")
+    figure, panels = pyplot.subplots(
+        1, len(families), figsize=(2.6 * len(families), 3), sharey=True, layout="constrained"
+    )
     for panel, family in zip(panels, families, strict=True):
         for model, colour in (("reference", "#888888"), ("policy", "#1f6feb")):
             own = sorted((r for r in rates if r.family == family and r.model == model), key=lambda r: r.temperature)
             centre = [100 * r.rate for r in own]
             errors = [[100 * (r.rate - r.low) for r in own], [100 * (r.high - r.rate) for r in own]]
-            panel.errorbar([r.temperature for r in own], centre, errors, label=model, color=colour, marker="o", capsize=3)
+            panel.errorbar(
+                [r.temperature for r in own], centre, errors, label=model, color=colour, marker="o", capsize=3
+            )
         panel.set(title=family, xlabel="temperature", ylim=(0, 103), xticks=TEMPERATURES)
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("held-out pass rate, %")

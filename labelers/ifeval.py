@@ -13,7 +13,7 @@ from typing import Any
 
 from labelers import language as languages
 from labelers import text_rules as count
-from labelers.strict_json import NotJson, Undecided, read_json
+from labelers.strict_json import is_json
 
 Check = Callable[..., bool | None]
 """check(text, **arguments): followed, not followed, or None for undecided."""
@@ -181,13 +181,7 @@ def _sections(text: str, section_spliter: str, num_sections: int) -> bool:
 @check("detectable_format:json_format")
 def _json_format(text: str) -> bool | None:
     text = re.sub(r"^```(?:json|Json|JSON)?", "", text.strip()).removesuffix("```").strip()
-    try:
-        read_json(text, allow_nan=True, allow_duplicate_keys=True, need_numbers=False)
-    except NotJson:
-        return False
-    except Undecided:
-        return None
-    return True
+    return is_json(text)
 
 
 @check("detectable_format:title")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from labelers import text_rules as count
 from labelers.ifeval import BadConstraint, check, in_language
-from labelers.strict_json import NotJson, Undecided, read_json
+from labelers.strict_json import is_json
 
 _SENTENCE_END = re.compile(r"(?<!\w\.\w.)(?<![A-Z][a-z]\.)(?<=\.|\?|!)\s")
 _CAPITALS = re.compile(r"\b[A-Z]+\b")
@@ -120,13 +120,7 @@ def _sections(text: str, N: int, section_splitter: str) -> bool:
 
 @check("validate_json_format")
 def _json(text: str) -> bool | None:
-    try:
-        read_json(text, allow_nan=True, allow_duplicate_keys=True, need_numbers=False)
-    except NotJson:
-        return False
-    except Undecided:
-        return None
-    return True
+    return is_json(text)
 
 
 @check("validate_repeat_prompt")

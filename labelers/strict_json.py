@@ -143,3 +143,14 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise NotJson(f"the key {twice[:80]!r} is there twice")
     return value
+
+
+def is_json(text: str) -> bool | None:
+    """Whether the text is JSON as Python's json reads it (NaN and keys that stand twice pass); None: it is not judged."""
+    try:
+        read_json(text, allow_nan=True, allow_duplicate_keys=True, need_numbers=False)
+    except NotJson:
+        return False
+    except Undecided:
+        return None
+    return True

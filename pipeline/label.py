@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,9 +14,7 @@ import pyarrow as pa
 from labelers.discovery import LabelerSpec
 from labelers.errors import WrongAnswers
 from labelers.printable import printable
-from labelers.programs import Launcher, opened_launcher
-from labelers.protocol import Program, Ran
-from labelers.sandbox import Limits, Worker, opened
+from labelers.sandbox import Limits, RunProgram, Worker, lent, no_program, opened
 from labelers.types import Abstain, Candidate, Completion, Message, Needs, Prompt, Score
 from pipeline.budget import Asking, Meter
 from pipeline.cascade import After, settled
@@ -103,7 +100,7 @@ class Tools:
     sampling: Sampling = Asking().sampling
     seed: int = 0
     meter: Meter | None = None
-    launcher: Launcher | None = None
+    run_program: RunProgram = no_program
 
     def generate(self, chats: Sequence[Sequence[Message]], schema: str = "") -> list[str | None]:
         """The engine's reply to each chat; None where it gave none.
@@ -140,16 +137,6 @@ class Tools:
         """The same tools, with replies drawn at temperature 1: what the vote of this number is asked with."""
         return replace(self, sampling=replace(self.sampling, temperature=1.0), seed=number)
 
-    def run_program(self, program: Program) -> Ran:
-        """Runs a program on text that nobody trusts, in the one sandbox of this stage.
-
-        Raises:
-            BrokenLabeler: the labeler's needs name no program.
-        """
-        if self.launcher is None:
-            raise BrokenLabeler('the labeler runs a program; hint: needs = Needs(programs=("gcc",))')
-        return self.launcher.run(program)
-
 
 def asked(ask: Callable[..., list[Any]], *question: Any) -> list[Any]:
     """What a worker answers. Raises: BrokenLabeler where nearly no answer is a label."""
@@ -162,9 +149,12 @@ def asked(ask: Callable[..., list[Any]], *question: Any) -> list[Any]:
 @contextmanager
 def lent_tools(name: str, engine: Engine | None, asking: Asking, needs: Needs) -> Iterator[Tools]:
     """The tools of one labeler while its stage is open; its scratch folder and its launcher go with them."""
-    with tempfile.TemporaryDirectory(prefix=f"{name}-") as scratch, ExitStack() as stack:
-        launcher = stack.enter_context(opened_launcher(needs)) if needs.programs or needs.sandbox else None
-        yield Tools(Path(scratch), engine, asking.sampling, meter=asking.meter(name), launcher=launcher)
+
+    def tools(scratch: Path, run_program: RunProgram) -> Tools:
+        return Tools(scratch, engine, asking.sampling, meter=asking.meter(name), run_program=run_program)
+
+    with lent(tools, name, needs) as ctx:
+        yield ctx
 
 
 def _reply(answer: Generation) -> str | None:

@@ -302,7 +302,8 @@ def test_defect_13_a_program_that_ends_with_0_has_not_passed_its_tests(ending: s
     texts = ["def f(x):\n    return x * x", f"def f(x):\n    {ending}", ending]
     with opened_launcher(labeler.needs) as launcher:
         answers = labeler.score(
-            [Candidate(prompt, Completion.of(prompt, t)) for t in texts], Tools(Path("unused"), launcher=launcher)
+            [Candidate(prompt, Completion.of(prompt, t)) for t in texts],
+            Tools(Path("unused"), run_program=launcher.run),
         )
     assert [answer.value if isinstance(answer, Score) else answer for answer in answers] == [1.0, 0.0, 0.0]
 

@@ -81,7 +81,7 @@ def audit(config: Config, plan: Plan, places: Places, ask: Asked, *, published: 
     """
     settings = config.audit
     signs = {entry.label: -1.0 if entry.weight < 0 else 1.0 for entry in config.labelers}
-    residual = getattr(config.pairs, "length", "") == "residualise"
+    residual = config.pairs.length == "residualise"
     reading = Reading(Planter(max(settings.canaries, settings.costly_canaries)))
     stages = labelling(plan)
     for evidence in read_evidence(places):

@@ -18,7 +18,6 @@ class After:
         n_tables: its label tables, one for each source.
     """
 
-    name: str
     pass_at: float | None
     n_tables: int
 

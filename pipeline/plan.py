@@ -103,15 +103,15 @@ def _label(config: Config, entry: LabelerEntry, sample: Step, before: Sequence[S
         entry.engine,
         _asking(config, entry, run),
         limits_of(config, entry),
-        _after(config, before),
+        _after(before),
     )
     inputs = (sample.folder, *(step.folder for step in before))
     return _step("labels", entry.label, stage, {**_judging(entry), "pass_at": stage.pass_at}, inputs, run)
 
 
-def _after(config: Config, before: Sequence[Step]) -> After | None:
-    entry = next((entry for entry in config.labelers if before and entry.label == before[0].name), None)
-    return After(entry.label, _pass_at(entry), len(before)) if entry else None
+def _after(before: Sequence[Step]) -> After | None:
+    first = before[0].stage if before else None
+    return After(first.pass_at, len(before)) if isinstance(first, Label) else None
 
 
 def _compare(config: Config, entry: LabelerEntry, samples: Sequence[Step], before: Sequence[Step], run: Path) -> Step:
@@ -125,7 +125,7 @@ def _compare(config: Config, entry: LabelerEntry, samples: Sequence[Step], befor
         entry.engine,
         _asking(config, entry, run),
         limits_of(config, entry),
-        _after(config, before),
+        _after(before),
     )
     identity = {**_judging(entry), "match_ups": entry.match_ups, "votes": entry.votes}
     return _step("comparisons", entry.label, stage, identity, tuple(s.folder for s in (*samples, *before)), run)

@@ -10,6 +10,7 @@ the port on 127.0.0.1 of a TCP and a UDP listener (which must not hear anything)
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,3 +138,27 @@ ABUSE = [
 ]  # fmt: skip
 
 ATTEMPTS = (*READING, *WRITING, *NETWORK, *PROCESSES, *KERNEL, *ABUSE)
+
+
+class Listener:
+    """A TCP and a UDP port on 127.0.0.1 that count what reaches them."""
+
+    def __init__(self) -> None:
+        self.tcp, self.udp = socket.create_server(("127.0.0.1", 0)), socket.socket(type=socket.SOCK_DGRAM)
+        self.port = self.tcp.getsockname()[1]
+        self.udp.bind(("127.0.0.1", self.port))
+        for each in (self.tcp, self.udp):
+            each.setblocking(False)
+
+    def heard(self) -> bool:
+        """Whether anything came."""
+        try:
+            self.tcp.accept()[0].close()
+        except BlockingIOError:
+            reached = False
+        else:
+            reached = True
+        try:
+            return bool(self.udp.recv(100)) or reached
+        except BlockingIOError:
+            return reached

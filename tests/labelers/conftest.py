@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from labelers.discovery import build
 from labelers.types import Abstain, Candidate, Completion, Prompt, Score
+from tests.labelers.attempts import Listener
 
 Ask = Callable[..., Score | Abstain]
 
@@ -36,3 +38,17 @@ def value(ask: Ask) -> Callable[..., float | str]:
         return answer.value if isinstance(answer, Score) else answer.kind
 
     return valued
+
+
+@pytest.fixture(scope="module")
+def listener() -> Iterator[Listener]:
+    made = Listener()
+    yield made
+    made.tcp.close()
+    made.udp.close()
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    (tmp_path / "secret.txt").write_text("secret")
+    return tmp_path

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from labelers.discovery import LabelerSpec
 from labelers.sandbox import Limits
 from labelers.testing import ScriptedEngine
 from labelers.types import Abstain, Score
-from tests.labelers.attempts import ATTEMPTS, ORPHAN, Attempt, source_for
+from tests.labelers.attempts import ATTEMPTS, ORPHAN, Attempt, Listener, source_for
 from tests.labelers.confined import FILE, candidates
 
 ROOT = Path(__file__).parents[2]
@@ -30,44 +29,6 @@ QUICK = Limits(timeout_s=1.0)
 def worker() -> Iterator[sandbox.Worker]:
     with sandbox.opened(EXECUTES, ScriptedEngine(), QUICK) as opened:
         yield opened
-
-
-class Listener:
-    """A TCP and a UDP port on 127.0.0.1 that count what reaches them."""
-
-    def __init__(self) -> None:
-        self.tcp, self.udp = socket.create_server(("127.0.0.1", 0)), socket.socket(type=socket.SOCK_DGRAM)
-        self.port = self.tcp.getsockname()[1]
-        self.udp.bind(("127.0.0.1", self.port))
-        for each in (self.tcp, self.udp):
-            each.setblocking(False)
-
-    def heard(self) -> bool:
-        """Whether anything came."""
-        try:
-            self.tcp.accept()[0].close()
-        except BlockingIOError:
-            reached = False
-        else:
-            reached = True
-        try:
-            return bool(self.udp.recv(100)) or reached
-        except BlockingIOError:
-            return reached
-
-
-@pytest.fixture(scope="module")
-def listener() -> Iterator[Listener]:
-    made = Listener()
-    yield made
-    made.tcp.close()
-    made.udp.close()
-
-
-@pytest.fixture
-def outside(tmp_path: Path) -> Path:
-    (tmp_path / "secret.txt").write_text("secret")
-    return tmp_path
 
 
 def orphans() -> list[str]:

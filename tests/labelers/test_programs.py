@@ -22,9 +22,9 @@ from labelers.program_filter import BASE, NoTable, assembled
 from labelers.programs import Launcher
 from labelers.protocol import Program, Ran
 from labelers.types import Needs
-from tests.labelers.attempts import ATTEMPTS, Attempt, source_for
+from tests.labelers.attempts import ATTEMPTS, Attempt, Listener, source_for
 from tests.labelers.running import COMPILES, RUNS, alive, left_lying, left_running, opened, require
-from tests.labelers.test_confine import Listener, orphans
+from tests.labelers.test_confine import orphans
 
 ROOT = Path(__file__).parents[2]
 BACK_ENDS = {
@@ -48,20 +48,6 @@ def launcher(request: pytest.FixtureRequest) -> Iterator[Launcher]:
 def completions() -> Iterator[Launcher]:
     with opened(RUNS) as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def listener() -> Iterator[Listener]:
-    made = Listener()
-    yield made
-    made.tcp.close()
-    made.udp.close()
-
-
-@pytest.fixture
-def outside(tmp_path: Path) -> Path:
-    (tmp_path / "secret.txt").write_text("secret")
-    return tmp_path
 
 
 def python(launcher: Launcher, source: str, **how: object) -> Ran:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from pipeline.config import Config, load
 from pipeline.engines.replay import RunningReplay
+from tests.pipeline.conftest import write_jsonl
 
 GOOD = "def f(x):\n    return x"
 BAD = "def f(x:\n    return x"
@@ -29,12 +29,12 @@ class Growing:
     def completions(self, other: dict[int, Sequence[str]]) -> None:
         """Four completions of every prompt, two good and two bad; `other` replaces those of some."""
         rows = [{"prompt": prompt(i), "completion": list(other.get(i, texts(i)))} for i in range(N_KNOWN)]
-        (self.folder / "completions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_jsonl(self.folder / "completions.jsonl", rows)
 
     def config(self, prompts: Sequence[int], *settings: str, shard_size: int = 2, labeler: str = "compiles") -> Config:
         """The config over these prompts."""
         rows = [{"prompt": prompt(i), "family": "code"} for i in prompts]
-        (self.folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_jsonl(self.folder / "prompts.jsonl", rows)
         path = self.folder / "config.toml"
         path.write_text(
             f"""

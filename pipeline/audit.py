@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from pipeline.agreement import agreement
 from pipeline.audit_limits import Finding, State, worst
 from pipeline.canaries import Asked, Lend, asking, canaries
 from pipeline.compare import Compare
-from pipeline.config import Config
+from pipeline.config import Config, stored_config
 from pipeline.confounds import abstentions, confounds, entangled, noise, orders
 from pipeline.defects import Tally
-from pipeline.errors import ConfigError
 from pipeline.evidence import Evidence, Places, read_evidence, read_published, recall_places
 from pipeline.facts import Facts, facts_of, together
 from pipeline.judges import warnings
@@ -104,13 +100,7 @@ def audit_run(run: Path, lend: Lend | None = None) -> Audited:
     Raises:
         ConfigError: its stored configuration is of another version, or names what is not there any more.
     """
-    try:
-        stored = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        config: Config = TypeAdapter(Config).validate_python(stored)
-    except (ValidationError, ValueError) as error:
-        raise ConfigError(
-            f"{run / 'config.json'}: is of another version: {str(error).splitlines()[0]}; hint: build the run again"
-        ) from error
+    config = stored_config(run)
     plan = make_plan(config, run)
     with asking(labelling(plan), config.audit, lend) as ask:
         return audit(config, plan, recall_places(run), ask)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, assert_never, get_args
 
 import pyarrow as pa
-from pydantic import TypeAdapter
 
-from pipeline.config import Config
+from pipeline.config import stored_config
 from pipeline.errors import ConfigError
 from pipeline.export import appearing, require_free
 from pipeline.pair import Group, Pairing
@@ -60,7 +58,7 @@ def export_candidates(run: Path, kind: str, out: Path) -> tuple[int, Path]:
 
 
 def _shards(run: Path, kind: Kind) -> Iterator[list[Row]]:
-    config = TypeAdapter(Config).validate_python(json.loads((run / "config.json").read_text(encoding="utf-8")))
+    config = stored_config(run)
     plan = make_plan(config, run)
     stage = plan.pairs.stage
     assert isinstance(stage, Pairing)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import tomllib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -179,6 +180,22 @@ for _section in (
     *(Vllm, Http, Replay, RewardModel, ImplicitReward),
 ):
     setattr(_section, "__pydantic_config__", {"extra": "forbid"})  # noqa: B010  an unknown key is an error
+
+
+def stored_config(run: Path) -> Config:
+    """The configuration that a run was last built with.
+
+    Raises:
+        ConfigError: it is of another version of this program, or names what is not there any more.
+    """
+    try:
+        stored = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        config: Config = TypeAdapter(Config).validate_python(stored)
+    except (ValidationError, ValueError) as error:
+        raise ConfigError(
+            f"{run / 'config.json'}: is of another version: {str(error).splitlines()[0]}; hint: build the run again"
+        ) from error
+    return config
 
 
 def load(path: Path | None = None, settings: Sequence[str] = (), limit: int | None = None) -> Config:

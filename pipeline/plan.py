@@ -99,7 +99,7 @@ def _label(config: Config, entry: LabelerEntry, sample: Step, before: Sequence[S
         entry.label,
         entry.selection,
         entry.max_abstained,
-        _pass_at(entry),
+        pass_at_of(entry),
         entry.engine,
         _asking(config, entry, run),
         limits_of(config, entry),
@@ -136,7 +136,7 @@ def _pair(
 ) -> Step:
     pairwise = {step.name for step in comparisons}
     roles = tuple(
-        Role(e.label, e.weight, _pass_at(e), e.noise, e.gate) for e in config.labelers if e.label not in pairwise
+        Role(e.label, e.weight, pass_at_of(e), e.noise, e.gate) for e in config.labelers if e.label not in pairwise
     )
     stage = Pairing(config.pairs, roles, len(samples), len(labels), len(comparisons))
     folders = tuple(step.folder for step in (*samples, *labels, *comparisons))
@@ -162,7 +162,8 @@ def _judging(entry: LabelerEntry) -> dict[str, Any]:
     }
 
 
-def _pass_at(entry: LabelerEntry) -> float | None:
+def pass_at_of(entry: LabelerEntry) -> float | None:
+    """The score from which on the entry's labeler lets pass: the config's, else its own; None when it does not know passing."""
     if entry.pass_at is not None:
         return entry.pass_at
     return getattr(entry.spec.build(), "pass_at", None)

@@ -26,6 +26,8 @@ NOT_IN_FINGERPRINT = frozenset(
         "checkpoint_every",
         "keep_checkpoints",
         "tensorboard",
+        "wandb",
+        "shard",
         "drift_sample",
     }
 )
@@ -86,6 +88,13 @@ class TrainOptions(ModelOptions):
     keep_checkpoints: int = option("how many checkpoints to keep (own)", 2)
     log_every: int = option("optimizer steps between log lines (own)", 1)
     tensorboard: bool = option("also write TensorBoard events", True)
+    wandb: str = option("also log to this Weights & Biases project (needs the package wandb)", "")
+    shard: Literal["auto", "always", "never"] = option(
+        "under torchrun, cut weights and optimizer over the GPUs (FSDP2); auto = when they do not fit one", "auto"
+    )
+    moments: Literal["float32", "bfloat16"] = option(
+        "the type of AdamW's two moments; bfloat16 saves 4 bytes a parameter (the second is rounded at random)", "float32"
+    )
 
     def __post_init__(self) -> None:
         for name in ("max_length", "head_mib", "epochs", "log_every", "keep_checkpoints"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import tomllib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from pipeline.executors.ray import Ray
 from pipeline.label import Where
 from pipeline.pair_settings import Pairs
 from pipeline.prompts import Fields, Prompts
+from pipeline.shards import read_json
 
 QUICK_START = Path(__file__).resolve().parent.parent / "examples" / "quickstart.toml"
 
@@ -189,7 +189,7 @@ def stored_config(run: Path) -> Config:
         ConfigError: it is of another version of this program, or names what is not there any more.
     """
     try:
-        stored = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        stored = read_json(run / "config.json")
         config: Config = TypeAdapter(Config).validate_python(stored)
     except (ValidationError, ValueError) as error:
         raise ConfigError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class PipelineError(Exception):
     """Something failed and is named; the message says what, where, and what to do."""
@@ -20,7 +22,18 @@ class BadPrompts(ConfigError):
 
 
 class UnreadableShard(PipelineError):
-    """A file of this run is damaged."""
+    """A file of this run cannot be read as what it should be."""
+
+
+class Damaged(UnreadableShard):
+    """A file of this run is not what was written: the next build moves it aside and makes it again."""
+
+    def __init__(self, message: str, path: Path) -> None:
+        super().__init__(message, path)  # both, so that it survives the way out of a worker's process
+        self.path = path
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class BrokenLabeler(PipelineError):

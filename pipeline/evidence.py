@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.errors import ConfigError, UnreadableShard
+from pipeline.errors import ConfigError, Damaged
 from pipeline.plan import Plan
 from pipeline.schema import COMPARISONS, COMPLETIONS, LABELS, PAIR_SHARD, PROMPTS
-from pipeline.shards import read_receipt, receipt_path, write_json
+from pipeline.shards import NEXT, read_json, read_receipt, write_json
 
 STEPS = "steps.json"
 """The file in a run's folder that says which folders its newest build used, and which shards."""
@@ -92,9 +91,9 @@ def recall_places(run: Path) -> Places:
         ConfigError: the run never came so far, or is of a version that did not write it down.
     """
     try:
-        said = json.loads((run / STEPS).read_text(encoding="utf-8"))
+        said = read_json(run / STEPS)
         return Places(run, said["folders"], tuple(said["shards"]))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, Damaged) as error:
         raise ConfigError(
             f"{run / STEPS}: cannot be read ({type(error).__name__}); "
             "hint: build the run again with python -m pipeline run; what is finished is kept"
@@ -102,7 +101,7 @@ def recall_places(run: Path) -> Places:
 
 
 def read_evidence(places: Places) -> Iterator[Evidence]:
-    """Each shard of the build, one after the other. Raises: UnreadableShard."""
+    """Each shard of the build, one after the other. Raises: Damaged."""
     for shard in places.shards:
         prompts = _read([places.run / "prompts" / shard], ["prompt_id", "messages", "target", "metadata"], PROMPTS)
         completions = _read(places.paths("completions", shard), [*COMPLETION_COLUMNS, "error"], COMPLETIONS)
@@ -137,7 +136,4 @@ def _read_one(path: Path, columns: list[str]) -> pa.Table:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             return file.read(columns=columns).select(columns)
     except (OSError, KeyError, pa.ArrowException) as error:
-        raise UnreadableShard(
-            f"{path}: cannot be read ({str(error).splitlines()[0]}); "
-            f"hint: delete it and {receipt_path(path).name} beside it, and the next run makes it again"
-        ) from error
+        raise Damaged(f"{path}: cannot be read ({str(error).splitlines()[0]}); hint: {NEXT}", path) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -10,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError, Damaged, PipelineError
 from pipeline.evidence import folders_of
 from pipeline.history import record
 from pipeline.plan import Plan
-from pipeline.shards import receipt_path, write_json
+from pipeline.shards import read_json, receipt_path, write_json
 from pipeline.versions import current, folder_of, manifests
 
 WANTED = "wanted.json"
@@ -86,9 +85,9 @@ def referenced(run: Path) -> set[str]:
         PipelineError: a version did not write down what it was made from.
     """
     try:
-        wanted = json.loads((run / WANTED).read_text(encoding="utf-8"))
+        wanted = read_json(run / WANTED)
         kept = set(_named(wanted["folders"], wanted["shards"]))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, Damaged) as error:
         raise ConfigError(
             f"{run / WANTED}: cannot be read ({type(error).__name__}); nothing was removed; "
             "hint: build the run again with python -m pipeline run; what is finished is kept"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UnreadableShard
-from pipeline.shards import write_json
+from pipeline.errors import Damaged, UnreadableShard
+from pipeline.shards import read_json, write_json
 
 HISTORY = "history.json"
 """The file in a run's folder that holds the events."""
@@ -22,10 +21,10 @@ def events(run: Path) -> list[dict[str, Any]]:
     """
     path = run / HISTORY
     try:
-        found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["events"]
+        found: list[dict[str, Any]] = read_json(path)["events"]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, KeyError, Damaged) as error:
         raise UnreadableShard(
             f"{path}: cannot be read ({type(error).__name__}); hint: move it away; rollbacks in it are then forgotten"
         ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import subprocess
@@ -18,8 +17,8 @@ from typing import Protocol
 
 from filelock import FileLock, Timeout
 
-from pipeline.errors import Busy, ConfigError
-from pipeline.shards import write_json
+from pipeline.errors import Busy, ConfigError, Damaged
+from pipeline.shards import read_json, write_json
 
 STATE = "schedule.json"
 """The file in a run's folder that says when the last refresh began that came to its end."""
@@ -178,13 +177,13 @@ class Schedule:
         """Takes up where the schedule before ended: what came due meanwhile is caught up, once."""
         now, clock = datetime.now(UTC), time.monotonic()
         try:
-            said = json.loads((self.run / STATE).read_text(encoding="utf-8"))
+            said = read_json(self.run / STATE)
             last = datetime.fromisoformat(said["began"])
         except FileNotFoundError:
             self._last = None if self.times.due_at_first() else now
             self._began = clock
             return
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, Damaged) as error:
             raise ConfigError(f"{self.run / STATE}: cannot be read ({error}); hint: delete it") from error
         self._last = min(last, now)  # a clock that was set back must not silence the schedule
         self._began = clock - (now - self._last).total_seconds()

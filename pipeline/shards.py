@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -15,7 +17,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import UnreadableShard
+from pipeline.errors import Damaged, EnvironmentLacks, UnreadableShard
+
+SEAL = "seal"
+"""The key of a JSON file that holds the SHA-256 of the others: a torn or garbled file is told from a whole one."""
+STORAGE = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "a file may not become so large here (ulimit -f)",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "no permission to write",
+    errno.EPERM: "no permission to write",
+    errno.EIO: "the disk fails",
+}
+"""What a store can refuse, in words. Nothing of it is the run's fault, and the run goes on once it is mended."""
 
 Counts = dict[str, dict[str, float]]
 """What a stage counted: family -> name -> number."""
@@ -55,34 +70,71 @@ def receipt_path(shard: Path) -> Path:
 def read_receipt(shard: Path) -> Receipt | None:
     """The receipt of `shard`; None where the shard is not complete."""
     try:
-        fields = json.loads(receipt_path(shard).read_text())
-        receipt = Receipt(**{**fields, "inputs": tuple(fields["inputs"])})
+        receipt = receipt_of(shard)
         complete = shard.stat().st_size == receipt.n_bytes
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, Damaged):
         return None
     return receipt if complete else None
 
 
-def read_shard(shard: Path, schema: pa.Schema | None = None) -> pa.Table:
-    """The table in `shard`.
+def receipt_of(shard: Path) -> Receipt:
+    """The receipt beside `shard`, whatever the shard is like.
 
     Raises:
-        UnreadableShard: the file is missing, damaged (its page checksums differ), or has other columns than `schema`.
+        Damaged: there is none, or it is torn or garbled.
     """
+    path = receipt_path(shard)
+    try:
+        fields = read_json(path)
+        return Receipt(**{**fields, "inputs": tuple(fields["inputs"])})
+    except FileNotFoundError:
+        raise Damaged(f"{path}: is gone; hint: {NEXT}", path) from None
+    except (TypeError, KeyError) as error:
+        raise Damaged(f"{path}: is no receipt ({error}); hint: {NEXT}", path) from error
+
+
+NEXT = "python -m pipeline run moves it aside and makes it again"
+
+
+def read_shard(shard: Path, schema: pa.Schema | None = None, sha256: str = "") -> pa.Table:
+    """The table in `shard`, from bytes whose hash was checked.
+
+    Args:
+        schema: the columns that it must have.
+        sha256: the hash that it must have; empty takes its receipt's.
+
+    Raises:
+        Damaged: the file is missing or is not what was written.
+        UnreadableShard: it has other columns than `schema`.
+    """
+    content = _content(shard)
+    require_hash(shard, hashlib.sha256(content).hexdigest(), sha256 or receipt_of(shard).sha256)
     try:
         # ParquetFile, not read_table: the latter goes through the dataset layer, which does not verify checksums.
-        with pq.ParquetFile(shard, page_checksum_verification=True) as file:
+        with pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True) as file:
             table = file.read()
     except (OSError, pa.ArrowException) as error:
-        raise UnreadableShard(
-            f"{shard}: cannot be read ({str(error).splitlines()[0]}); "
-            f"hint: delete it and {receipt_path(shard).name} beside it, and the next run makes it again"
-        ) from error
+        raise Damaged(f"{shard}: cannot be read ({str(error).splitlines()[0]}); hint: {NEXT}", shard) from error
     if schema is not None and not table.schema.equals(schema, check_metadata=False):
         raise UnreadableShard(
             f"{shard}: has other columns than this version writes; hint: delete its folder, the next run makes it again"
         )
     return table
+
+
+def _content(path: Path) -> bytes:
+    """The file's bytes. A file that cannot be read just now is not damaged: it stays where it is."""
+    try:
+        with storing(path.parent):
+            return path.read_bytes()
+    except FileNotFoundError:
+        raise Damaged(f"{path}: is gone; hint: {NEXT}", path) from None
+
+
+def require_hash(path: Path, found: str, expected: str) -> None:
+    """Raises Damaged when a file's SHA-256 is not the one that was noted when it was written."""
+    if found != expected:
+        raise Damaged(f"{path}: has the SHA-256 {found[:12]} and was written with {expected[:12]}; hint: {NEXT}", path)
 
 
 def write_shard(
@@ -106,24 +158,78 @@ def write_parquet(path: Path, table: pa.Table) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes `value` so that a reader sees all of it or what stood there before."""
+    """Writes `value`, sealed, so that a reader sees all of it or what stood there before."""
+    plain = json.loads(json.dumps(value))  # as a reader gets it: lists for tuples, texts for keys
+    sealed = {**plain, SEAL: _seal(plain)}
     with replacing(path) as beside:
-        beside.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        beside.write_text(json.dumps(sealed, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote. Files without a seal, of before there were seals, are taken as they are.
+
+    Raises:
+        FileNotFoundError: there is none.
+        Damaged: it is torn or garbled.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+        if not isinstance(value, dict):
+            raise ValueError("it holds no object")
+        if SEAL in value and value.pop(SEAL) != _seal(value):
+            raise ValueError("its seal is broken")
+    except ValueError as error:  # what is no JSON, and what is no UTF-8
+        raise Damaged(f"{path}: is torn or garbled ({error}); hint: {NEXT}", path) from error
+    return value
+
+
+def _seal(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; on leaving it is synced and takes the name of `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A path beside `path` to write to; on leaving it is synced and takes the name of `path`.
+
+    Raises:
+        EnvironmentLacks: the store takes it not; what stood there stands, and nothing half-written is left.
+    """
     # A number of its own: process ids repeat between machines, and a shard thought lost may still be written.
     beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+    with storing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield beside
+            sync(beside)
+            os.replace(beside, path)
+            sync(path.parent)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def storing(folder: Path) -> Iterator[None]:
+    """Turns what a store refuses into EnvironmentLacks, which says what, where and how much room there is."""
     try:
-        yield beside
-        sync(beside)
-        os.replace(beside, path)
-        sync(path.parent)
-    finally:
-        beside.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno not in STORAGE:
+            raise
+        raise EnvironmentLacks(refused(folder, error)) from error
+
+
+def refused(folder: Path, error: OSError) -> str:
+    """What a store refused, how much room there is, and what to do."""
+    there = next((place for place in (folder, *folder.parents) if place.is_dir()), folder)
+    try:
+        usage = shutil.disk_usage(there)
+        room = f"{usage.free:,} of {usage.total:,} bytes are free"
+    except OSError:  # it may be gone altogether
+        room = "nothing is known of its room"
+    return (
+        f"{folder}: {STORAGE.get(error.errno or 0, error.strerror)} ({room}); what is finished is kept; "
+        "hint: make room or mend it, and the same command goes on from there; or take another folder with --root"
+    )
 
 
 def sync(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from pipeline.evidence import folders_of
 from pipeline.history import held_at, now, record
 from pipeline.plan import Plan
 from pipeline.schema import PAIR_SHARD, PAIRS, SAMPLER_LOGPS
-from pipeline.shards import Counts, Receipt, read_shard, sync, write_json, write_parquet
+from pipeline.shards import Counts, Receipt, read_json, read_shard, sync, write_json, write_parquet
 
 ROWS_PER_FILE = 50_000
 
@@ -94,7 +93,7 @@ def publish(
 def manifests(run: Path) -> list[dict[str, Any]]:
     """The manifests of all versions, oldest first."""
     found = sorted((run / "versions").glob("[0-9]*.json"))
-    return [json.loads(path.read_text(encoding="utf-8")) for path in found]
+    return [read_json(path) for path in found]
 
 
 def newest_version(run: Path) -> dict[str, Any] | None:

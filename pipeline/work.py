@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from labelers.types import Needs
 from pipeline.engines import Engine, EngineSpec
-from pipeline.shards import Counts, Receipt, read_receipt, read_shard, receipt_path, write_shard
+from pipeline.shards import Counts, Receipt, read_receipt, read_shard, receipt_of, receipt_path, write_shard
 
 
 @dataclass(frozen=True)
@@ -71,18 +71,20 @@ def finished(work: Work) -> Receipt | None:
 def perform(work: Work, transform: Transform) -> Receipt:
     """Does the work unless it is done: read, transform, check, write beside, rename, and the receipt last.
 
+    What is read is checked against the hashes that the receipt will name: bytes that nobody vouches for enter nothing.
+
     Raises:
-        UnreadableShard: an input is missing or damaged.
+        Damaged: an input is missing, or is not what was written.
         TypeError: the stage made other columns than it declares.
     """
     if done := finished(work):
         return done
-    hashes = input_hashes(work)
-    tables = [read_shard(path, schema) for path, schema in zip(work.inputs, work.stage.reads, strict=True)]
+    hashes = tuple(receipt_of(path).sha256 for path in work.inputs)
+    tables = [read_shard(*each) for each in zip(work.inputs, work.stage.reads, hashes, strict=True)]
     started = time.monotonic()
     made = transform(*tables)
     seconds = time.monotonic() - started
     if not made.table.schema.equals(work.stage.writes):
         raise TypeError(f"{type(work.stage).__name__} made other columns than it declares: {made.table.schema}")
     receipt_path(work.output).unlink(missing_ok=True)  # a stale one must not vouch for the new file
-    return write_shard(work.output, made.table, hashes or (), seconds, made.counts)
+    return write_shard(work.output, made.table, hashes, seconds, made.counts)

@@ -46,7 +46,7 @@ def test_a_truncated_shard_has_no_valid_receipt(tmp_path):
     write_shard(shard, TABLE)
     os.truncate(shard, shard.stat().st_size - 1)
     assert read_receipt(shard) is None
-    with pytest.raises(UnreadableShard, match=r"00000.parquet.*hint: delete it and 00000.json"):
+    with pytest.raises(UnreadableShard, match=r"00000.parquet.*hint: python -m pipeline run moves it aside"):
         read_shard(shard)
 
 
@@ -86,7 +86,7 @@ def test_an_interrupted_write_leaves_what_was_there(tmp_path):
 def test_a_receipt_names_rows_hashes_and_seconds(tmp_path):
     write_shard(tmp_path / "00000.parquet", TABLE, ("abc",), 0.25, {"f": {"abstained:crashed": 2}})
     stored = json.loads((tmp_path / "00000.json").read_text())
-    assert {"rows", "sha256", "inputs", "seconds", "counts", "n_bytes"} == set(stored)
+    assert {"rows", "sha256", "inputs", "seconds", "counts", "n_bytes", "seal"} == set(stored)
     receipt = read_receipt(tmp_path / "00000.parquet")
     assert receipt is not None
     assert receipt.abstained == 2

@@ -33,7 +33,7 @@ from labelers.types import Abstain, Candidate, Comparison, Needs, Score, Verdict
 RunProgram = Callable[[Program], Ran]
 Tools = TypeVar("Tools")
 
-BATCH_ITEMS = 64
+BATCH_ITEMS = 256
 BATCH_CHARS = 1 << 18
 """Long texts go nearly alone: the one that hangs then costs no neighbour a second try."""
 BATCH_SECONDS = 0.1

@@ -138,23 +138,25 @@ def read_question(body: bytes) -> tuple[str, list[Candidate] | list[Comparison]]
 
 
 def pack_answers(nonce: str, answers: Sequence[Outcome]) -> bytes:
-    """The worker's reply: each label with its number."""
-    return _json(["answers", nonce, [_row(number, each) for number, each in enumerate(answers)]]).encode("ascii")
+    """The worker's reply, a column each of kinds (a letter for each label), values and reasons, in the order asked."""
+    rows = [_row(answer) for answer in answers]
+    kinds, values, reasons = ("".join(row[0] for row in rows), [row[1] for row in rows], [row[2] for row in rows])
+    return _json(["answers", nonce, kinds, values, reasons]).encode("ascii")
 
 
-def _row(number: int, answer: Outcome) -> list[Any]:
+def _row(answer: Outcome) -> tuple[str, Any, str]:
     reason = answer.reason if len(answer.reason) <= REASON_CHARS else cut(answer.reason)
     match answer:
         case Score(value):
-            return [number, "score", float(value), reason]
+            return "s", float(value), reason
         case Verdict(prefers):
-            return [number, "verdict", prefers, reason]
+            return "v", prefers, reason
         case Abstain(kind):
-            return [number, "abstain", kind, reason]
+            return "a", kind, reason
         case Malformed():
-            return [number, "malformed", None, reason]
+            return "m", None, reason
         case Crashed():
-            return [number, "crashed", None, reason]
+            return "c", None, reason
 
 
 def read_message(body: bytes) -> list[Any]:
@@ -169,25 +171,25 @@ def read_message(body: bytes) -> list[Any]:
 
 
 def read_answers(message: list[Any], nonce: str, count: int, pairwise: bool) -> list[Outcome]:
-    """The labels in an "answers" message. Raises: Misbehaved, unless they are those that were asked for, in order."""
+    """The labels in an "answers" message. Raises: Misbehaved, unless there is one for each item that was asked about."""
     match message:
-        case ["answers", str(said), list(rows)] if said == nonce and len(rows) == count:
-            return [_label(row, number, pairwise) for number, row in enumerate(rows)]
+        case ["answers", str(said), str(kinds), list(values), list(reasons)] if said == nonce:
+            if len(kinds) == len(values) == len(reasons) == count:
+                return [_label(*row, pairwise) for row in zip(kinds, values, reasons, strict=True)]
     raise Misbehaved("it answered another question than the one asked")
 
 
-def _label(row: Any, number: int, pairwise: bool) -> Outcome:
-    match row:
-        case [int(n), "score", float(value), str(reason)] if n == number and not pairwise and math.isfinite(value):
-            return Score(value, reason[:REASON_CHARS])
-        case [int(n), "verdict", str(prefers), str(reason)] if n == number and pairwise and prefers in PREFERENCES:
-            return Verdict(prefers, reason[:REASON_CHARS])  # type: ignore[arg-type]
-        case [int(n), "abstain", str(kind), str(reason)] if n == number and kind in KINDS:
-            return Abstain(kind, reason[:REASON_CHARS])  # type: ignore[arg-type]
-        case [int(n), "malformed", None, str(reason)] if n == number:
-            return Malformed(reason[:REASON_CHARS])
-        case [int(n), "crashed", None, str(reason)] if n == number:
-            return Crashed(reason[:REASON_CHARS])
+def _label(kind: str, value: Any, reason: Any, pairwise: bool) -> Outcome:
+    if type(reason) is str:
+        reason = reason[:REASON_CHARS]
+        if kind == "s" and type(value) is float and not pairwise and math.isfinite(value):
+            return Score(value, reason)
+        if kind == "v" and pairwise and value in PREFERENCES:
+            return Verdict(value, reason)
+        if kind == "a" and value in KINDS:
+            return Abstain(value, reason)
+        if kind in ("m", "c") and value is None:
+            return Malformed(reason) if kind == "m" else Crashed(reason)
     raise Misbehaved("its answer is no label")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from labelers.discovery import LabelerSpec
 from labelers.errors import WrongAnswers
@@ -27,6 +29,8 @@ from pipeline.work import Made, Transform
 
 BATCH_SIZE = 256
 TOO_FEW_TO_TELL = 10
+COMPLETION = ["completion_id", "prompt_id", "text", "finish_reason", "source", "n_tokens"]
+"""The columns that make a Completion, in the order of its fields."""
 
 Where = tuple[tuple[str, tuple[str, ...]], ...]
 """Which prompts: metadata key -> the values that are meant."""
@@ -74,21 +78,17 @@ class Label:
             lent_tools(self.name, engine, self.asking, self.needs) as ctx,
             opened(self.labeler, ctx, self.limits) as worker,
         ):
-            yield lambda prompts, completions, *before: self._label(worker, prompts_of(prompts), completions, before)
+            yield lambda prompts, completions, *before: self._label(worker, prompts, completions, before)
 
-    def _label(
-        self, worker: Worker, prompts: dict[str, Prompt], completions: pa.Table, before: Sequence[pa.Table]
-    ) -> Made:
+    def _label(self, worker: Worker, prompts: pa.Table, completions: pa.Table, before: Sequence[pa.Table]) -> Made:
         known = settled(before, self.after.pass_at) if self.after else set()
-        batch = [c for c in candidates(prompts, completions, self.where) if c.prompt.id not in known]
+        asked_about = prompts_of(where_selects(self.where, prompts))
+        batch = [c for c in candidates(asked_about, completions, ()) if c.prompt.id not in known]
         labels = [
             label for i in range(0, len(batch), BATCH_SIZE) for label in asked(worker.score, batch[i : i + BATCH_SIZE])
         ]
         require_enough(self.name, labels, self.max_abstained)
-        table = pa.Table.from_pylist(
-            [_row(c, label, self.name, worker.version) for c, label in zip(batch, labels, strict=True)], LABELS
-        )
-        return Made(table, _counts(batch, labels, self.pass_at))
+        return Made(_table(batch, labels, self.name, worker.version), _counts(batch, labels, self.pass_at))
 
 
 @dataclass(frozen=True)
@@ -165,28 +165,29 @@ def _reply(answer: Generation) -> str | None:
 
 def candidates(prompts: Mapping[str, Prompt], completions: pa.Table, where: Where) -> list[Candidate]:
     """The completions to judge: those that exist, of the prompts that `where` selects, in the table's order."""
-    columns = ["completion_id", "prompt_id", "text", "finish_reason", "source", "n_tokens", "error"]
-    selected = {prompt_id for prompt_id, prompt in prompts.items() if selects(where, prompt)}
-    return [
-        Candidate(
-            prompts[row["prompt_id"]],
-            Completion(
-                row["completion_id"],
-                row["prompt_id"],
-                row["text"],
-                row["finish_reason"],
-                row["source"],
-                row["n_tokens"],
-            ),
-        )
-        for row in completions.select(columns).to_pylist()
-        if row["error"] is None and row["prompt_id"] in selected
-    ]
+    selected = pa.array([id for id, prompt in prompts.items() if selects(where, prompt)], pa.string())
+    ours = pc.and_(pc.is_in(completions["prompt_id"], value_set=selected), pc.is_null(completions["error"]))
+    # Sifted as arrow, and only then made into objects: of a shard's completions each labeler judges few.
+    columns = [column.to_pylist() for column in completions.select(COMPLETION).filter(ours).columns]
+    return [Candidate(prompts[row[1]], Completion(*row)) for row in zip(*columns, strict=True)]
+
+
+def where_selects(where: Where, prompts: pa.Table) -> pa.Table:
+    """The rows of a table of prompts that `where` selects."""
+    if not where:
+        return prompts
+    said = prompts["metadata"].to_pylist()
+    chosen = {metadata: _matches(where, json.loads(metadata)) for metadata in set(said)}  # mostly the same few texts
+    return prompts.filter(pa.array([chosen[metadata] for metadata in said], pa.bool_()))
 
 
 def selects(where: Where, prompt: Prompt) -> bool:
     """Whether the prompt's metadata has one of the values meant for each key."""
-    return all(str(prompt.metadata.get(key)) in values for key, values in where)
+    return _matches(where, prompt.metadata)
+
+
+def _matches(where: Where, metadata: Mapping[str, Any]) -> bool:
+    return all(str(metadata.get(key)) in values for key, values in where)
 
 
 def require_enough(name: str, labels: Sequence[object], max_abstained: float) -> None:
@@ -202,23 +203,28 @@ def require_enough(name: str, labels: Sequence[object], max_abstained: float) ->
     )
 
 
-def _row(candidate: Candidate, label: Score | Abstain, name: str, version: str) -> dict[str, Any]:
-    value, kind = (label.value, None) if isinstance(label, Score) else (None, label.kind)
-    return {
-        "completion_id": candidate.completion.id,
-        "prompt_id": candidate.prompt.id,
-        "labeler": name,
-        "labeler_version": version,
-        "reason": label.reason.encode("utf-8", "replace").decode(),
-        "value": value,
-        "abstain": kind,
+def _table(batch: Sequence[Candidate], labels: Sequence[Score | Abstain], name: str, version: str) -> pa.Table:
+    """A row for each label, made by columns."""
+    columns = {
+        "completion_id": [candidate.completion.id for candidate in batch],
+        "prompt_id": [candidate.prompt.id for candidate in batch],
+        "labeler": pa.repeat(pa.scalar(name), len(batch)),
+        "labeler_version": pa.repeat(pa.scalar(version), len(batch)),
+        "reason": [label.reason.encode("utf-8", "replace").decode() for label in labels],
+        "value": [float(label.value) if isinstance(label, Score) else None for label in labels],
+        "abstain": [label.kind if isinstance(label, Abstain) else None for label in labels],
     }
+    return pa.table([pa.array(columns[field.name], field.type) for field in LABELS], LABELS)
 
 
 def _counts(batch: Sequence[Candidate], labels: Sequence[Score | Abstain], pass_at: float | None) -> Counts:
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    of_prompt: dict[str, str] = {}
     for candidate, label in zip(batch, labels, strict=True):
-        family = counts[family_of(candidate.prompt.metadata)]
+        prompt = candidate.prompt
+        if prompt.id not in of_prompt:
+            of_prompt[prompt.id] = family_of(prompt.metadata)
+        family = counts[of_prompt[prompt.id]]
         match label:
             case Abstain(kind):
                 family[f"abstained:{kind}"] += 1

@@ -85,7 +85,7 @@ def _fork() -> Any:
 
 def _print() -> Any:
     print("noise " * 1000, flush=True)
-    os.write(1, b'["answers", "", [[0, "score", 1e9, ""]]]\n')
+    os.write(1, b'["answers", "", "s", [1e9], [""]]\n')
     return [Score(5.0)]
 
 

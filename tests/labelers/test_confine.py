@@ -95,20 +95,20 @@ def test_the_attempts_do_escape_where_nothing_confines_them(outside: Path, liste
 SAY = "import os, sys, json\ndef say(body): os.write(3, len(body).to_bytes(4, 'big') + body)\n"
 NONCE = "f = sys._getframe()\nwhile 'nonce' not in f.f_locals: f = f.f_back\nnonce = f.f_locals['nonce']\n"
 FORGERIES = {
-    "an answer at once": """say(b'["answers", "", [[0, "score", 1.0, "forged"]]]')""",
+    "an answer at once": """say(b'["answers", "", "s", [1.0], ["forged"]]')""",
     "an answer of another kind": "say(b'[]')",
     "no JSON": "say(b'\\xff' * 4)",
     "deep JSON": "say(b'[' * 4000)",
     "a frame without end": "os.write(3, b'\\xff' * 4)\nwhile True: os.write(3, b'x' * 65536)",
     "half a frame": "import time\nos.write(3, b'\\0\\0\\1\\0half')\ntime.sleep(60)",
-    "a huge integer": """say(b'["answers", "", [[0, "score", ' + b'9' * 6000 + b', ""]]]')""",
+    "a huge integer": """say(b'["answers", "", "s", [' + b'9' * 6000 + b'], [""]]')""",
     "a pickle": "import pickle\nsay(pickle.dumps(os.getpid))",
     "an error of ours": """say(b'["error", "", "LabelerError", "stop", "", ""]')""",
     "a tool that it has not": """say(b'["run_program", "", {"argv": ["sh"]}]')""",
     "the right number for all": NONCE
-    + "say(json.dumps(['answers', nonce, [[i, 'score', 7.0, 'forged'] for i in range(3)]]).encode())\nproof = 2",
+    + "say(json.dumps(['answers', nonce, 'sss', [7.0] * 3, ['forged'] * 3]).encode())\nproof = 2",
     "the right number, then death": NONCE
-    + "say(json.dumps(['answers', nonce, [[i, 'score', 7.0, 'forged'] for i in range(3)]]).encode())\nos._exit(0)",
+    + "say(json.dumps(['answers', nonce, 'sss', [7.0] * 3, ['forged'] * 3]).encode())\nos._exit(0)",
 }
 
 

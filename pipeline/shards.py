@@ -12,12 +12,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import Damaged, EnvironmentLacks, UnreadableShard
+from pipeline.stores import is_store
 
 SEAL = "seal"
 """The key of a JSON file that holds the SHA-256 of the others: a torn or garbled file is told from a whole one."""
@@ -189,11 +191,17 @@ def _seal(value: Mapping[str, Any]) -> str:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; on leaving it is synced and takes the name of `path`.
+    """A path beside `path` to write to; on leaving it is synced and takes the name of `path`. In a store, where an object
+    appears whole, it is written on this machine and uploaded.
 
     Raises:
         EnvironmentLacks: the store takes it not; what stood there stands, and nothing half-written is left.
     """
+    if is_store(path):
+        with storing(Path(gettempdir())), TemporaryDirectory() as folder:
+            yield (beside := Path(folder, path.name))
+            path.write(beside)
+        return
     # A number of its own: process ids repeat between machines, and a shard thought lost may still be written.
     beside = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
     with storing(path.parent):

@@ -139,11 +139,12 @@ def show(run: Run, n: Annotated[int, typer.Option(min=1, help="Pairs to show.")]
     """Show pairs of a run's newest dataset."""
     import itertools
 
+    from pipeline.folders import followed
     from pipeline.report import example
     from pipeline.rows import read_rows
 
     require_run(run)
-    files = sorted((run / "dataset" / "data").glob("*.parquet"))
+    files = sorted((followed(run / "dataset") / "data").glob("*.parquet"))
     rows = (row for file in files for row in read_rows(str(file)))
     for row in itertools.islice(rows, start, start + n):
         print(f"pair {row.values['pair_id']}\n{example(row.values)}\n")
@@ -195,6 +196,20 @@ def export(
         print(json.dumps(found, default=str))
     else:
         print("\n".join(f"{name:8} {value}" for name, value in found.items()))
+
+
+@app.command()
+def report(
+    run: Run,
+    out: Annotated[Path | None, typer.Option(help="A folder; none is RUN/report.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a page that shows whether a run's dataset is any good, and its figures as PNG."""
+    from pipeline.reports.page import write_report
+
+    require_run(run)
+    page = write_report(run, out)
+    print(json.dumps({"page": str(page)}) if as_json else page)
 
 
 @app.command()

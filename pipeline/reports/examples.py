@@ -1,0 +1,102 @@
+"""Pairs to look at: the clearest, the closest, and those on which labelers disagree."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.evidence import Evidence
+from pipeline.facts import numbers
+from pipeline.prompts import family_of
+
+Kind = Literal["clearest", "closest", "contested"]
+KINDS: tuple[Kind, ...] = ("clearest", "closest", "contested")
+EACH = 4
+"""Examples of a kind that the report shows."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A pair to look at. `why` says what makes it an example of its kind."""
+
+    kind: Kind
+    family: str
+    why: str
+    pair: Mapping[str, Any]
+
+
+@dataclass(order=True)
+class _Candidate:
+    rank: float
+    pair_id: str
+    example: Example = field(compare=False)
+
+
+@dataclass
+class Examples:
+    """Gathers examples shard by shard and keeps a few: of the clearest and closest one a family first."""
+
+    kept: dict[Kind, dict[str, list[_Candidate]]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
+
+    def shard(self, evidence: Evidence) -> None:
+        """Takes the pairs of one shard into account."""
+        pairs = evidence.pairs
+        if not pairs.num_rows:
+            return
+        margins = numbers(pairs["margin"])
+        said = [f"margin {margin:.3g}" for margin in margins]
+        against, named = _against(evidence)
+        families = np.array([family_of(json.loads(text)) for text in pairs["metadata"].to_pylist()])
+        for family in np.unique(families):
+            own = np.flatnonzero(families == family)
+            order = own[np.argsort(-margins[own], kind="stable")]
+            self._keep("clearest", family, pairs, order[:EACH], margins, said)
+            self._keep("closest", family, pairs, order[::-1][:EACH], -margins, said)
+            self._keep("contested", family, pairs, own[against[own] > 0][:EACH], against, named)
+
+    def found(self) -> list[Example]:
+        """The examples kept, by kind; families take turns."""
+        found = []
+        for families in self.kept.values():
+            ranked = {name: sorted(held, reverse=True) for name, held in sorted(families.items())}
+            turns = [(place, name) for name, held in ranked.items() for place in range(len(held))]
+            found += [ranked[name][place].example for place, name in sorted(turns)[:EACH]]
+        return found
+
+    def _keep(self, kind: Kind, family: str, pairs: pa.Table, places: Any, ranks: Any, why: Sequence[str]) -> None:
+        held = self.kept[kind].setdefault(str(family), [])
+        for place in map(int, places):
+            pair = pairs.slice(place, 1).to_pylist()[0]
+            candidate = _Candidate(float(ranks[place]), pair["pair_id"], Example(kind, str(family), why[place], pair))
+            (heapq.heappush if len(held) < EACH else heapq.heappushpop)(held, candidate)
+
+
+def _against(evidence: Evidence) -> tuple[Any, list[str]]:
+    """For each pair how many labelers scored the rejected completion above the chosen one, and which."""
+    pairs = evidence.pairs
+    count = np.zeros(pairs.num_rows, dtype=int)
+    names: list[list[str]] = [[] for _ in range(pairs.num_rows)]
+    for labeler, chosen, rejected in _scores(evidence):
+        contrary = np.flatnonzero(rejected > chosen)
+        count[contrary] += 1
+        for place in contrary:
+            names[place].append(labeler)
+    return count, [f"{', '.join(found)} scored the rejected higher" for found in names]
+
+
+def _scores(evidence: Evidence) -> Iterator[tuple[str, Any, Any]]:
+    """Each labeler's scores of the pairs' chosen and rejected completions; nan where it gave none."""
+    for labeler in sorted(pc.unique(evidence.labels["labeler"]).to_pylist()):
+        own = evidence.labels.filter(pc.equal(evidence.labels["labeler"], labeler))
+        sides = []
+        for side in ("chosen_id", "rejected_id"):
+            places = pc.index_in(evidence.pairs[side], value_set=own["completion_id"])
+            sides.append(numbers(own["value"].take(places)))
+        yield labeler, *sides

@@ -13,6 +13,19 @@ from typing import Any, Literal
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 Schedule = Literal["linear", "cosine", "constant"]
+Loss = Literal[
+    "sigmoid", "robust", "ipo", "hinge", "dpo_positive", "sigmoid_norm", "simpo", "orpo", "kto", "apo_zero", "apo_down"
+]
+
+OWN_BETA = {"sigmoid_norm": 5.0, "simpo": 2.0}  # of mean log-probs a token, not of sums
+REFERENCE_FREE = ("simpo", "orpo")
+ONLY_FOR = {
+    "label_smoothing": ("sigmoid", "robust"),
+    "dpop_lambda": ("dpo_positive",),
+    "simpo_gamma": ("simpo",),
+    "kto_desirable": ("kto",),
+    "kto_undesirable": ("kto",),
+}  # an option of another loss is refused: nothing given is ignored
 
 # Options that change where or how fast a run goes, never the weights it ends with: not part of the fingerprint.
 NOT_IN_FINGERPRINT = frozenset(
@@ -130,12 +143,27 @@ class DpoOptions(TrainOptions):
     Data is a dataset folder as `pipeline` publishes it, or Parquet files with its columns (docs/format.md, "pairs").
     """
 
-    loss: Literal["sigmoid", "dpo_positive"] = option(
-        "sigmoid = DPO (2305.18290); dpo_positive = DPO-Positive (2402.13228)", "sigmoid"
+    loss: Loss = option(
+        "sigmoid = DPO (2305.18290); robust (2403.00409); ipo (2310.12036); hinge = SLiC; dpo_positive (2402.13228); "
+        "sigmoid_norm = DPO by mean log-probs (2411.15124); simpo (2405.14734); orpo (2403.07691); kto (2402.01306); "
+        "apo_zero, apo_down (2408.06266): docs/training.md",
+        "sigmoid",
     )
-    beta: float = option("strength of the pull to the reference (field-notes, Training: 0.1)", 0.1)
-    label_smoothing: float = option("supposed share of flipped labels, for sigmoid: conservative DPO (own: off)", 0.0)
+    beta: float = option(
+        "strength of the pull to the reference; 0 = the loss's own: 0.1 (field-notes, Training), sigmoid_norm 5 (2411.15124), "
+        "simpo 2 (2405.14734)",
+        0.0,
+    )
+    label_smoothing: float = option(
+        "supposed share of flipped labels, for sigmoid (conservative DPO) and robust (own: off)", 0.0
+    )
     dpop_lambda: float = option("DPO-Positive's penalty on a falling chosen log-prob (2402.13228: 50)", 50.0)
+    simpo_gamma: float = option("SimPO's margin, after beta (2405.14734: 1.0 for Llama-3-Base)", 1.0)
+    kto_desirable: float = option("KTO's weight of chosen completions (TRL's)", 1.0)
+    kto_undesirable: float = option("KTO's weight of rejected completions (TRL's)", 1.0)
+    sft_weight: float = option(
+        "mixes the chosen's negative log-likelihood a token into the loss (field-notes, Training: 0.1 to 0.2; own: off)", 0.0
+    )
     batch_pairs: int = option("pairs of one optimizer step (DPO's own code: 64)", 64)
     reference: Literal["computed", "sampler"] = option(
         "computed = one pass of the model before training, cached; sampler = the dataset's sampler_logps "
@@ -155,14 +183,25 @@ class DpoOptions(TrainOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.beta > 0:
-            raise ValueError(f"beta is {self.beta}; hint: above 0")
+        if self.beta == 0:
+            object.__setattr__(self, "beta", OWN_BETA.get(self.loss, 0.1))  # what was used is what the run's files say
+        if not (self.beta > 0 and self.sft_weight >= 0):
+            raise ValueError(f"beta is {self.beta}, sft_weight {self.sft_weight}; hint: neither can be negative")
         if not 0 <= self.label_smoothing < 0.5:
             raise ValueError(f"label_smoothing is {self.label_smoothing}; hint: 0 to 0.5")
-        if self.label_smoothing and self.loss != "sigmoid":
-            raise ValueError(f"label_smoothing has no meaning for {self.loss}; hint: --loss sigmoid")
+        for own in dataclasses.fields(self):
+            losses = ONLY_FOR.get(own.name)
+            if losses and self.loss not in losses and getattr(self, own.name) != own.default:
+                raise ValueError(f"{own.name} has no meaning for {self.loss}; hint: --loss {' or '.join(losses)}")
+        if self.reference_free and self.reference != "computed":
+            raise ValueError(f"{self.loss} has no reference; hint: leave --reference out")
         if self.batch_pairs < 1 or self.drift_sample < 1:
             raise ValueError("batch_pairs and drift_sample are at least 1")
+
+    @property
+    def reference_free(self) -> bool:
+        """Whether the loss has no reference, so that no reference pass is made."""
+        return self.loss in REFERENCE_FREE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,12 +9,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from trainer.batches import shuffled, steps_by_count
 from trainer.config import DpoOptions, LogpsOptions, fingerprint
 from trainer.data import data_files
+from trainer.errors import UsageError
 from trainer.logps import check_head, completion_logps, pad
-from trainer.losses import METRICS, PairLogps, pair_losses, pair_metrics
+from trainer.losses import PairLogps, pair_losses
+from trainer.measures import metric_names, pair_metrics, told
 from trainer.model import Loaded, cast_parameters, load
 from trainer.optim import MasterAdamW
 from trainer.pairs import Pair, PairSet, read_pairs, tell
@@ -42,7 +45,6 @@ class DpoObjective:
     """loss = sum over pairs of weight * pair loss / sum of weights; the losses are in losses.py."""
 
     rows_each = 2
-    metrics = (*METRICS, "chosen_tokens")
 
     def __init__(self, pairs: Sequence[Pair], reference: Logps, loaded: Loaded, options: DpoOptions) -> None:
         self.pairs = pairs
@@ -50,7 +52,9 @@ class DpoObjective:
         self.widths = [pair.width for pair in pairs]
         self.lengths = [pair.n_tokens for pair in pairs]
         self.weights = [pair.weight for pair in pairs]
+        self.metrics = metric_names(reference=not options.reference_free)
         self.reference = reference
+        self.strangers = strangers(pairs, options.max_length) if options.loss == "kto" else ()
         self.options = options
         self.device = loaded.device
         self.fall = 0.0  # running mean of the chosen log-prob's change, nats a token
@@ -61,22 +65,40 @@ class DpoObjective:
 
     def outcome(self, model: Any, items: Sequence[int]) -> Outcome:
         pairs = [self.pairs[i] for i in items]
-        batch = pad([row for pair in pairs for row in pair.rows], self.device)
-        policy_B2 = completion_logps(model, batch, self.options.head_mib << 20).view(-1, 2)
-        reference_B2 = policy_B2.new_tensor([self.reference[pair.pair_id] for pair in pairs])
-        logps = PairLogps(policy_B2[:, 0], policy_B2[:, 1], reference_B2[:, 0], reference_B2[:, 1])
-        losses_B = pair_losses(logps, self.options)
+        policy_B2 = self.policy_logps(model, pairs)
+        reference_B2 = self.reference_logps(pairs, policy_B2)
+        sizes_B2 = policy_B2.new_tensor([(len(pair.chosen), len(pair.rejected)) for pair in pairs])
+        logps = PairLogps(*policy_B2.unbind(1), *reference_B2.unbind(1), *sizes_B2.unbind(1))
+        kl = self.kl_estimate(model, items) if self.strangers else None
+        losses_B = pair_losses(logps, self.options, kl)
         weight_B = losses_B.new_tensor([pair.weight for pair in pairs])
-        tokens_B1 = losses_B.new_tensor([[len(pair.chosen)] for pair in pairs])
-        sums_M = torch.cat([pair_metrics(logps, self.options.beta), tokens_B1], dim=1).sum(0)
-        return Outcome((weight_B * losses_B).sum(), losses_B.detach(), sums_M)
+        metrics_BM = pair_metrics(logps, self.options.beta, reference=not self.options.reference_free)
+        return Outcome((weight_B * losses_B).sum(), losses_B.detach(), metrics_BM)
+
+    def policy_logps(self, model: Any, pairs: Sequence[Pair]) -> Tensor:
+        """The model's log-probs of chosen and rejected. Shapes: -> (B, 2)."""
+        batch = pad([row for pair in pairs for row in pair.rows], self.device)
+        return completion_logps(model, batch, self.options.head_mib << 20).view(-1, 2)
+
+    def reference_logps(self, pairs: Sequence[Pair], like: Tensor) -> Tensor:
+        """The reference's, NaN where the loss has none: such a loss cannot use it unnoticed. Shapes: -> (B, 2)."""
+        if self.options.reference_free:
+            return torch.full_like(like, float("nan")).detach()
+        return like.new_tensor([self.reference[pair.pair_id] for pair in pairs])
+
+    @torch.no_grad()
+    def kl_estimate(self, model: Any, items: Sequence[int]) -> Tensor:
+        """KTO's z before it is bounded: the mean of log pi - log pi_ref of other prompts' completions, over the micro-batch."""
+        pairs = [self.strangers[i] for i in items]
+        policy_B2 = self.policy_logps(model, pairs)
+        return (policy_B2 - self.reference_logps(pairs, policy_B2)).mean()
 
     def numbers(self, means: dict[str, float], n_items: int, seconds: float) -> dict[str, float]:
-        return {**means, "pairs_per_s": n_items / seconds}
+        return {**told(means), "pairs_per_s": n_items / seconds}
 
     def watch(self, step: int, numbers: dict[str, float]) -> None:
         """Warns when the chosen completions become much less likely, and again at every doubling."""
-        self.fall = 0.9 * self.fall - 0.1 * numbers["chosen_shift"] / numbers["chosen_tokens"]
+        self.fall = 0.9 * self.fall - 0.1 * numbers.get("chosen_shift_per_token", 0.0)
         if self.fall > self.warned:
             say(
                 f"warning: at step {step} the chosen log-prob has fallen by {self.fall:.2g} nats a token; "
@@ -85,8 +107,42 @@ class DpoObjective:
             self.warned = 2 * self.fall
 
 
+def strangers(pairs: Sequence[Pair], max_length: int) -> list[Pair]:
+    """For each pair its prompt with the completions of another prompt's pair: what KTO estimates the KL on.
+
+    Raises:
+        UsageError: a pair has no other prompt's completions that fit behind its prompt.
+    """
+    found = []
+    for i, pair in enumerate(pairs):
+        others = (pairs[(i + k) % len(pairs)] for k in range(1, len(pairs)))
+        fitting = (
+            o for o in others if o.prompt != pair.prompt and len(pair.prompt) + o.width - len(o.prompt) <= max_length
+        )
+        other = next(fitting, None)
+        if other is None:
+            raise UsageError(
+                f"pair {pair.pair_id}: KTO needs the completions of another prompt that fit behind this one; "
+                "hint: more prompts, a longer --max-length, or another --loss"
+            )
+        found.append(Pair(f"{pair.pair_id}-{other.pair_id}", pair.prompt, other.chosen, other.rejected))
+    return found
+
+
+def all_references(loaded: Loaded, found: PairSet, options: DpoOptions, ranks: Ranks) -> Logps:
+    """The reference's log-probs of every pair that the loss asks of it: of none where it has no reference."""
+    if options.reference_free:
+        return {}
+    logps = reference_logps(loaded, found, options, ranks)
+    if options.loss == "kto":
+        logps = logps | reference_logps(loaded, PairSet(strangers(found.pairs, options.max_length)), options, ranks)
+    return logps
+
+
 def start_check(loaded: Loaded, pairs: Sequence[Pair], reference: Logps, options: DpoOptions, ranks: Ranks) -> None:
     """Policy and reference are one model before the first step: prints how far their numbers are apart, and bounds it."""
+    if options.reference_free:
+        return
     probe = spread_sample(pairs, options.drift_sample)
     exact = loaded.dtype == torch.float32 and options.reference == "computed"
     gap = drift(score(loaded, probe, options, ranks), reference, probe)
@@ -113,7 +169,7 @@ def run(options: DpoOptions) -> dict[str, Any]:
     with joined(loaded.device) as ranks:
         optimizer = MasterAdamW(loaded.model, loaded.dtype, options)
         check_head(loaded.model, loaded.device)
-        reference = reference_logps(loaded, found, options, ranks)
+        reference = all_references(loaded, found, options, ranks)
         start_check(loaded, found.pairs, reference, options, ranks)
         objective = DpoObjective(found.pairs, reference, loaded, options)
         result = train(Job(loaded, optimizer, objective, options, identity, ranks))

@@ -39,7 +39,9 @@ def test_options_become_a_frozen_dataclass() -> None:
 @pytest.mark.parametrize(
     ("words", "hint"),
     [
-        (["--beta", "0"], "beta is 0.0"),
+        (["--beta", "-1"], "beta is -1.0"),
+        (["--loss", "ipo", "--simpo-gamma", "2"], "no meaning for ipo"),
+        (["--loss", "simpo", "--reference", "sampler"], "simpo has no reference"),
         (["--loss", "dpo_positive", "--label-smoothing", "0.1"], "no meaning for dpo_positive"),
         (["--epochs", "0"], "epochs is 0"),
         (["--lr", "-1"], "lr is -1.0"),

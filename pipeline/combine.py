@@ -71,8 +71,13 @@ def grades(values: Values, roles: Sequence[Role], how: Combine) -> tuple[dict[st
 
 def outside_band(values: Values, roles: Sequence[Role], band: tuple[float, float] | None) -> bool:
     """Whether a prompt is easier or harder than asked: by the share of its completions that passed all that know passing."""
-    known = [p for labels in values.values() if (p := _passed(labels, roles)) is not None]
-    return band is not None and bool(known) and not band[0] <= sum(known) / len(known) <= band[1]
+    known = [p for labels in values.values() if (p := _passed(labels, roles)) is not None] if band else []
+    return not in_band(known, band)
+
+
+def in_band(passed: Sequence[bool], band: tuple[float, float] | None) -> bool:
+    """Whether the share of those that passed is within the band; where nothing is known, or no band is asked for, it is."""
+    return band is None or not passed or band[0] <= sum(passed) / len(passed) <= band[1]
 
 
 def key_of(labels: Mapping[str, float], roles: Sequence[Role]) -> tuple[float, ...]:

@@ -88,10 +88,11 @@ class EngineInfo:
 
 @dataclass(frozen=True)
 class Progress:
-    """What an engine has finished since it started."""
+    """What an engine has finished since it started. `note`: what keeps it from going on, where something does."""
 
     requests: int = 0
     tokens: int = 0
+    note: str = ""
 
 
 class Engine(Protocol):

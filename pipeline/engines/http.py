@@ -8,16 +8,22 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
+from pipeline.console import say
 from pipeline.engines import EngineInfo, Generation, Progress, Request, Sampled, Usage, finish_reason, valid_text
+from pipeline.engines.breaker import Breaker
+from pipeline.engines.http_failures import LIVES, Failure, failure_of, first_line, request_id, require_own
 from pipeline.errors import ConfigError, EngineFailed
+
+if TYPE_CHECKING:
+    from tenacity import Retrying
 
 MAX_REPLY_BYTES = 1 << 26
 """More than any completion; a server that goes on for ever must not fill the memory."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0
-"""Before an answer that made no sense is asked for again: the client's own pauses (openai 3)."""
+"""Before an answer that made no sense is asked for again: the client's own pauses (openai 3), drawn at random up to them."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,9 @@ class Http:
         concurrency: requests in flight at most.
         timeout_s: seconds for one try of a request, however slowly the answer drips.
         max_retries: repeats after 429 (as late as the server's Retry-After says, up to two minutes), 5xx, timeouts, lost
-            connections and answers that are no chat completion, with growing pauses.
+            connections and answers that are no chat completion, with growing pauses of random length.
+        patience_s: after 5 requests in a row that met a lost connection, 429, 502, 503 or 504 in all their repeats nothing is
+            sent but one request after each pause; a server that answers none for this long is given up, and the run stops.
         token_ids: ask for token ids (`return_token_ids`, a vLLM extension); other servers ignore it or refuse.
     """
 
@@ -42,6 +50,7 @@ class Http:
     concurrency: int = 32
     timeout_s: float = 600.0
     max_retries: int = 5
+    patience_s: float = 600.0
     token_ids: bool = False
 
     def check(self) -> None:
@@ -79,20 +88,26 @@ class RunningHttp:
         self._progress = Progress()
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._breaker = Breaker(spec.base_url, spec.patience_s, say)
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Generation]:
-        """Each request's completions as soon as the server has answered it; a refused request is a Generation with its error."""
+        """Each request's completions as soon as the server has answered it; a refused request is a Generation with its error.
+
+        Raises:
+            EngineFailed: the server is given up, or takes no request of this account; or `close` was called.
+        """
         futures = [self._threads.submit(self._ask, request) for request in requests]
         for future in as_completed(futures):
             yield future.result()
 
     def progress(self) -> Progress:
-        """Requests and tokens finished so far."""
-        return self._progress
+        """Requests and tokens finished so far, and what keeps it from going on."""
+        return replace(self._progress, note=self._breaker.state)
 
     def close(self) -> None:
         """Drops what has not been asked yet and closes the connections."""
         self._stop.set()
+        self._breaker.stop()
         self._threads.shutdown(cancel_futures=True)
         self._client.close()
 
@@ -101,7 +116,7 @@ class RunningHttp:
             served = {model.id for model in self._client.with_options(max_retries=1, timeout=30).models.list()}
         except self._errors as error:
             raise EngineFailed(
-                f"{self._spec.base_url}: cannot be asked ({_first_line(error)}); hint: is the server up, and is the key in "
+                f"{self._spec.base_url}: cannot be asked ({first_line(error)}); hint: is the server up, and is the key in "
                 f"${self._spec.api_key_env}?"
             ) from error
         if served and self._spec.model not in served:
@@ -110,33 +125,66 @@ class RunningHttp:
             )
 
     def _ask(self, request: Request) -> Generation:
-        """The server's answer, tried again while it makes no sense; a Generation with the last error where it never does."""
-        error = ""
-        for attempt in range(1 + self._spec.max_retries):
-            try:
-                reply = self._reply(request)
-                outputs = tuple(_sampled(choice, request.seed) for choice in reply["choices"])
-                if not outputs:
-                    raise ValueError("it holds no completion")
-            except self._errors as failure:  # refused, or failed as often as the client tries
-                error = f"{type(failure).__name__}: {_first_line(failure)}"
-                break
-            except Exception as failure:  # a broken connection or any garbage: the libraries below raise a wide family
-                error = f"the server's reply cannot be used: {type(failure).__name__}: {_first_line(failure)}"
-                self._stop.wait(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**attempt))
-                if self._stop.is_set():
-                    break
-            else:
-                usage = _usage(reply.get("usage"))
-                self._count(usage.completion if usage else sum(o.n_tokens for o in outputs))
-                return Generation(request.id, outputs, _ids(reply.get("prompt_token_ids")), usage=usage)
-        return Generation(request.id, error=error)
+        """The server's answer; a Generation with the last error where this request gets none."""
+        lives = LIVES
+        while self._breaker.enter():
+            answer = self._tried(request)
+            if isinstance(answer, Generation):
+                self._breaker.answered()
+                self._count(answer)
+                return answer
+            if answer.fault == "request":
+                self._breaker.answered()
+                return Generation(request.id, error=answer.why)
+            if answer.fault == "unknown" and not self._breaker.is_open:
+                return Generation(request.id, error=answer.why)
+            lives -= not self._breaker.failed(request, answer.why, answer.wait_s)
+            if lives == 0:
+                return Generation(request.id, error=answer.why)
+        raise EngineFailed(f"server {self._spec.base_url}: the engine was closed before it answered")
+
+    def _tried(self, request: Request) -> Generation | Failure:
+        """The answer, asked for again while what comes is none; or why there is none. The client itself asks again after
+        what HTTP calls a failure."""
+        try:
+            return self._retrying()(self._answer, request)
+        except Exception as error:  # a broken connection or any garbage: the libraries below raise a wide family
+            return failure_of(error, self._spec.base_url, self._spec.api_key_env)
+
+    def _retrying(self) -> Retrying:
+        from tenacity import (
+            Retrying,
+            retry_if_not_exception_type,
+            sleep_using_event,
+            stop_after_attempt,
+            stop_when_event_set,
+            wait_random_exponential,
+        )
+
+        return Retrying(
+            retry=retry_if_not_exception_type(self._errors),
+            stop=stop_after_attempt(1 + self._spec.max_retries) | stop_when_event_set(self._stop),
+            wait=wait_random_exponential(FIRST_PAUSE_S, LONGEST_PAUSE_S),
+            sleep=sleep_using_event(self._stop),
+            reraise=True,
+        )
+
+    def _answer(self, request: Request) -> Generation:
+        """One answer. Raises: the client's errors; ValueError and its like when it is not what was asked for."""
+        reply = self._reply(request)
+        outputs = tuple(_sampled(choice, request.seed) for choice in reply["choices"])
+        if not outputs:
+            raise ValueError("it holds no completion")
+        usage = _usage(reply.get("usage"))
+        return Generation(request.id, outputs, _ids(reply.get("prompt_token_ids")), usage=usage)
 
     def _reply(self, request: Request) -> dict[str, Any]:
-        """The body of one answer. Raises: the client's errors; ValueError and its like when it is not what was asked for."""
         deadline = time.monotonic() + self._spec.timeout_s
-        content = bytearray()
-        with self._client.chat.completions.with_streaming_response.create(**self._body(request)) as response:
+        content, body = bytearray(), self._body(request)
+        name = request_id(body)
+        create = self._client.chat.completions.with_streaming_response.create
+        with create(**body, extra_headers={"X-Request-Id": name}) as response:
+            require_own(name, response.headers.get("x-request-id"))
             for part in response.iter_bytes():
                 content += part
                 if len(content) > MAX_REPLY_BYTES:
@@ -146,9 +194,11 @@ class RunningHttp:
         reply = json.loads(content)
         if not isinstance(reply, dict) or not isinstance(reply.get("choices"), list):
             raise ValueError(f"it is not a chat completion: {bytes(content[:80])!r}")
+        require_own(name, str(reply.get("id")))
         return reply
 
-    def _count(self, n_tokens: int) -> None:
+    def _count(self, answer: Generation) -> None:
+        n_tokens = answer.usage.completion if answer.usage else sum(output.n_tokens for output in answer.outputs)
         with self._lock:
             self._progress = Progress(self._progress.requests + 1, self._progress.tokens + n_tokens)
 
@@ -206,7 +256,3 @@ def _usage(value: Any) -> Usage | None:
     if type(prompt) is not int or type(completion) is not int or min(prompt, completion) < 0:
         return None
     return Usage(prompt, completion)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]

@@ -51,3 +51,12 @@ def replayed(tmp_path: Path) -> Callable[..., Config]:
         return load(write_replay(tmp_path, **shape), settings)
 
     return make
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pauses between tries of a request, and short ones while a server is left alone: tests need no patience."""
+    monkeypatch.setattr("pipeline.engines.http.FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.0)
+    monkeypatch.setattr("pipeline.engines.breaker.FIRST_PAUSE_S", 0.1)
+    monkeypatch.setattr("pipeline.engines.breaker.LONGEST_PAUSE_S", 0.2)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import random
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -21,6 +17,7 @@ from pipeline.config import load
 from pipeline.run import run
 from pipeline.shards import read_shard, write_shard
 from tests.pipeline.audited import PLUGIN, UPSIDE_DOWN, Runs, answered, one
+from tests.serving import Answer, Body, ChatServer, saying, serving
 
 
 @pytest.fixture
@@ -92,53 +89,15 @@ def test_a_right_answer_below_nonsense_is_found(runs: Runs, tmp_path: Path) -> N
 # Judges
 
 
-class Server(ThreadingHTTPServer):
-    """A judge: replies with what `verdict` makes of the question."""
-
-    daemon_threads = True
-    verdict: Callable[[str], str]
-
-    @property
-    def engine(self) -> str:
-        return f'engine = {{ use = "http", base_url = "http://127.0.0.1:{self.server_address[1]}/v1", model = "m" }}'
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        self.reply({"object": "list", "data": [{"id": "m", "object": "model"}]})
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        text = self.server.verdict(body["messages"][-1]["content"])
-        message = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-        usage = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
-        self.reply(
-            {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [message], "usage": usage}
-        )
-
-    def reply(self, value: Any) -> None:
-        content = json.dumps(value).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 @pytest.fixture
-def judge() -> Iterator[Server]:
-    server = Server(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def judge() -> Iterator[ChatServer]:
+    with serving(ChatServer()) as server:
+        yield server
+
+
+def judging(verdict: Callable[[str], str]) -> Callable[[Body, int], Answer]:
+    """Replies with what `verdict` makes of the question."""
+    return lambda body, tries: saying(verdict(body["messages"][-1]["content"]))
 
 
 ASKS = """needs = Needs(engine=True)
@@ -163,8 +122,8 @@ def two_answers(n: int) -> dict[str, list[str]]:
     return {prompt: [texts[0], texts[1]] for prompt, texts in ((p, sorted(t)[1:3]) for p, t in answered(n).items())}
 
 
-def test_a_judge_that_follows_the_position_makes_no_pair_and_the_audit_says_why(runs: Runs, judge: Server) -> None:
-    judge.verdict = lambda question: "a"
+def test_a_judge_that_follows_the_position_makes_no_pair_and_the_audit_says_why(runs: Runs, judge: ChatServer) -> None:
+    judge.answer = judging(lambda question: "a")
     finished = runs.make(ASKS, two_answers(40), engine=judge.engine)
     assert finished.rows == 0
     position = one(finished, "position")
@@ -176,9 +135,9 @@ def test_a_judge_that_follows_the_position_makes_no_pair_and_the_audit_says_why(
 
 
 def test_a_judge_that_is_right_four_times_of_five_makes_pairs_that_are_better_than_that(
-    runs: Runs, judge: Server
+    runs: Runs, judge: ChatServer
 ) -> None:
-    judge.verdict = lambda question: right(question, 0.8)
+    judge.answer = judging(lambda question: right(question, 0.8))
     finished = runs.make(ASKS, two_answers(300), engine=judge.engine)
     pairs = [
         row for shard in sorted(finished.folder.glob("pairs-*/*.parquet")) for row in read_shard(shard).to_pylist()
@@ -191,8 +150,8 @@ def test_a_judge_that_is_right_four_times_of_five_makes_pairs_that_are_better_th
     assert noise.value == pytest.approx(1 - correct, abs=0.05)
 
 
-def test_a_verdict_that_only_one_order_gave_is_found(runs: Runs, judge: Server) -> None:
-    judge.verdict = lambda question: right(question, 1.0)
+def test_a_verdict_that_only_one_order_gave_is_found(runs: Runs, judge: ChatServer) -> None:
+    judge.answer = judging(lambda question: right(question, 1.0))
     folder = runs.make(ASKS, two_answers(10), engine=judge.engine).folder
     shard = sorted(folder.glob("comparisons-*/*.parquet"))[0]
     table_ = read_shard(shard)
@@ -201,10 +160,10 @@ def test_a_verdict_that_only_one_order_gave_is_found(runs: Runs, judge: Server) 
     assert one(folder, "both orders").state == "FAIL"
 
 
-def test_a_judge_is_asked_canaries_only_when_told_to(runs: Runs, judge: Server) -> None:
+def test_a_judge_is_asked_canaries_only_when_told_to(runs: Runs, judge: ChatServer) -> None:
     from pipeline.canaries import lent
 
-    judge.verdict = lambda question: right(question, 1.0)
+    judge.answer = judging(lambda question: right(question, 1.0))
     folder = runs.make(ASKS, two_answers(10), engine=judge.engine).folder
     assert "asks a model; hint: python -m pipeline audit RUN --ask" in one(folder, "canaries").seen
     asked = {f.check: f for f in audit_run(folder, lent).findings}

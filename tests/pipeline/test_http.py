@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import socket
-import struct
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,81 +16,28 @@ from pipeline.engines import Request, Sampling, Usage
 from pipeline.engines.http import Http
 from pipeline.errors import ConfigError, EngineFailed
 from pipeline.label import Tools
-
-Answer = tuple[int, bytes] | Callable[["Handler"], None]
-
-
-class Server(ThreadingHTTPServer):
-    """Answers /v1/models, and chat completions by `self.answer(body, how often it was asked before)`."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answer: Callable[[dict[str, Any], int], Answer] = lambda body, tries: completion(body)
-        self.bodies: list[dict[str, Any]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        self._reply(200, json.dumps({"object": "list", "data": [{"id": "served", "object": "model"}]}).encode())
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        tries = self.server.bodies.count(body)
-        self.server.bodies.append(body)
-        answer = self.server.answer(body, tries)
-        if callable(answer):
-            answer(self)
-        else:
-            self._reply(*answer)
-
-    def _reply(self, status: int, content: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Retry-After", "0")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-def completion(body: dict[str, Any], **more: Any) -> Answer:
-    choices = [
-        {
-            "index": i,
-            "finish_reason": "stop",
-            "message": {"role": "assistant", "content": f"answer {i} to {body['messages'][-1]['content']}"},
-            "logprobs": {"content": [{"token": "a", "logprob": -0.5, "top_logprobs": []}] * 2},
-            **more,
-        }
-        for i in range(body.get("n", 1))
-    ]
-    return 200, json.dumps(
-        {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": choices}
-    ).encode()
+from tests.serving import (
+    WHOLE,
+    Answer,
+    ChatServer,
+    answer_to_another,
+    completion,
+    drip,
+    failing,
+    half_an_answer,
+    hang_up,
+    serving,
+    silent,
+)
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    running = Server()
-    thread = threading.Thread(target=running.serve_forever, args=(0.05,))
-    thread.start()
-    yield running
-    running.shutdown()
-    thread.join()
-    running.server_close()
+def server() -> Iterator[ChatServer]:
+    with serving(ChatServer()) as running:
+        yield running
 
 
-def ask(server: Server, n_requests: int = 1, timeout_s: float = 5, **sampling: Any):
+def ask(server: ChatServer, n_requests: int = 1, timeout_s: float = 5, **sampling: Any):
     engine = Http(server.url, "served", max_retries=2, timeout_s=timeout_s).open()
     requests = [
         Request(f"id-{i}", (Message("user", f"question {i}"),), Sampling(**{"n": 2, **sampling}), 100)
@@ -192,45 +134,6 @@ def test_an_address_without_a_scheme_is_refused():
         Http("localhost:8000", "m").check()
 
 
-def hang_up(handler: Handler) -> None:
-    """Closes the connection with a reset and no answer."""
-    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    handler.close_connection = True
-    handler.connection.close()
-
-
-def half_an_answer(handler: Handler) -> None:
-    """Says how long the answer will be and hangs up in the middle."""
-    _, content = completion({"messages": [{"content": "x"}]})
-    handler.send_response(200)
-    handler.send_header("Content-Type", "application/json")
-    handler.send_header("Content-Length", str(len(content)))
-    handler.end_headers()
-    handler.wfile.write(content[: len(content) // 2])
-    handler.wfile.flush()
-    hang_up(handler)
-
-
-def drip(handler: Handler) -> None:
-    """Never ends, and never pauses for long."""
-    handler.send_response(200)
-    handler.send_header("Content-Type", "application/json")
-    handler.end_headers()
-    with contextlib.suppress(OSError):
-        for _ in range(300):
-            handler.wfile.write(b" ")
-            handler.wfile.flush()
-            time.sleep(0.05)
-    handler.close_connection = True
-
-
-def silent(handler: Handler) -> None:
-    """Answers nothing for longer than anybody waits."""
-    time.sleep(3)
-    handler.close_connection = True
-
-
-_, WHOLE = completion({"messages": [{"content": "x"}]})
 GARBAGE: dict[str, Answer] = {
     "a page": (200, b"<html><body>Please log in</body></html>"),
     "nothing": (200, b""),
@@ -243,16 +146,10 @@ GARBAGE: dict[str, Answer] = {
     "a message that is a number": (200, b'{"choices": [{"index": 0, "message": {"content": 5}}]}'),
     "broken UTF-8": (200, b'{"choices": [{"message": {"content": "\xff\xfe"}}]}'),
     "deep nesting": (200, b"[" * 100_000),
+    "an answer to another question": answer_to_another,
     "a reset": hang_up,
     "half an answer": half_an_answer,
 }
-
-
-@pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No pauses between tries, so that the tests need no patience."""
-    monkeypatch.setattr("pipeline.engines.http.FIRST_PAUSE_S", 0.0)
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.0)
 
 
 @pytest.mark.parametrize("what", GARBAGE)
@@ -277,13 +174,7 @@ def test_an_answer_that_never_ends_is_given_up_in_time(server, hasty, answer):
 
 
 def test_retry_after_is_waited_for(server):
-    def busy(handler: Handler) -> None:
-        handler.send_response(429)
-        handler.send_header("Retry-After", "1")
-        handler.send_header("Content-Length", "0")
-        handler.end_headers()
-
-    server.answer = lambda body, tries: completion(body) if tries else busy
+    server.answer = lambda body, tries: completion(body) if tries else failing(429, "1")
     started = time.monotonic()
     assert ask(server)[0]["id-0"].error is None
     assert time.monotonic() - started >= 1

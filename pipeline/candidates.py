@@ -12,6 +12,7 @@ import pyarrow as pa
 from pipeline.config import stored_config
 from pipeline.errors import ConfigError
 from pipeline.export import appearing, require_free
+from pipeline.folders import followed
 from pipeline.pair import Group, Pairing
 from pipeline.pair_rules import Chosen
 from pipeline.plan import make_plan
@@ -47,7 +48,7 @@ def export_candidates(run: Path, kind: str, out: Path) -> tuple[int, Path]:
     known = next((k for k in KINDS if k == kind), None)
     if known is None:
         raise ConfigError(f"--as {kind}: is no kind of export; hint: one of {', '.join(KINDS)}")
-    final, total = require_free(out, run / "dataset"), 0
+    final, total = require_free(out, followed(run / "dataset")), 0
     with appearing(final) as beside:
         for number, rows in enumerate(_shards(run, known)):
             write_parquet(beside / "data" / f"train-{number:05d}.parquet", pa.Table.from_pylist(rows, COLUMNS[known]))

@@ -10,6 +10,7 @@ import typer
 
 from labelers.printable import printable
 from pipeline.errors import AuditFailed, ConfigError, PipelineError
+from pipeline.stores import place_of, require_reachable
 
 if TYPE_CHECKING:
     from pipeline.audit import Audited
@@ -21,10 +22,10 @@ ConfigFile = Annotated[
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Lay a value over the config: sources.0.n=8")
 ]
-Root = Annotated[Path, typer.Option(help="The folder that holds runs.")]
+Root = Annotated[Path, typer.Option(parser=place_of, help="The folder that holds runs: local, or s3://BUCKET/PREFIX.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Prompts to take at most.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, e.g. runs/quickstart.")]
+Run = Annotated[Path, typer.Argument(parser=place_of, metavar="RUN", help="A run's folder, e.g. runs/quickstart.")]
 
 RUNS = Path("runs")
 
@@ -35,7 +36,8 @@ def say(message: str) -> None:
 
 
 def require_run(run: Path) -> None:
-    """Raises ConfigError when the folder holds no run."""
+    """Raises ConfigError when the folder holds no run, EnvironmentLacks when its store does not answer."""
+    require_reachable(run)
     if not (run / "config.json").is_file():
         raise ConfigError(
             f"{run}: holds no run; hint: a folder like runs/quickstart that `python -m pipeline run` made"

@@ -16,6 +16,7 @@ from pipeline.drift import Drift, drifted, of_numbers, of_shares
 from pipeline.errors import UnreadableShard
 from pipeline.report import aligned
 from pipeline.shards import read_receipt, write_json
+from pipeline.stores import readable
 from pipeline.versions import folder_of, manifest_of
 
 ROW = ["pair_id", "prompt_id", "chosen_id", "rejected_id", "score_chosen", "score_rejected", "margin"]
@@ -122,7 +123,7 @@ def _read(path: Path) -> pa.Table:
     columns = [*ROW, "labelers", "labeler_versions", "chosen", "rejected"]
     parts = []
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(readable(path), page_checksum_verification=True) as file:
             for batch in file.iter_batches(batch_size=10_000, columns=columns):
                 parts.append(_slim(pa.Table.from_batches([batch])))
     except (OSError, KeyError, pa.ArrowException) as error:

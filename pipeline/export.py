@@ -15,8 +15,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigError, UnreadableShard
+from pipeline.folders import followed
 from pipeline.layouts import KINDS, LAYOUTS, Columns, Kind, Layout, as_lists, list_lengths
 from pipeline.shards import sync
+from pipeline.stores import is_store, readable
 
 _READ = ["pair_id", "prompt", "chosen", "rejected", "weight"]
 _BATCH_ROWS = 1000  # as the row groups that this project writes: memory stays flat however large a shard is
@@ -111,7 +113,7 @@ def find_dataset(path: Path) -> Path:
     Raises:
         BadExport: it is neither.
     """
-    for folder in (path, path / "dataset"):
+    for folder in (path, followed(path / "dataset")):
         if any((folder / "data").glob("train-*.parquet")):
             return folder
     raise BadExport(
@@ -122,7 +124,7 @@ def find_dataset(path: Path) -> Path:
 
 def _n_rows(shard: Path) -> int:
     try:
-        schema, rows = pq.read_schema(shard), pq.read_metadata(shard).num_rows
+        schema, rows = pq.read_schema(readable(shard)), pq.read_metadata(readable(shard)).num_rows
     except (OSError, pa.ArrowException) as error:
         raise _damaged(shard, error) from error
     if missing := [name for name in _READ if name not in schema.names]:
@@ -133,6 +135,8 @@ def _n_rows(shard: Path) -> int:
 def require_free(out: Path, source: Path) -> Path:
     """`out`, absolute, once it is certain that it may be written."""
     final = out.absolute()
+    if is_store(final):
+        raise BadExport(f"{out}: an export is written to this machine; hint: name a local folder")
     if final.exists() and not (final.is_dir() and not any(final.iterdir())):
         raise BadExport(f"{out}: is there already and not empty; hint: name a new folder, nothing is overwritten")
     if final.resolve().is_relative_to(source.resolve()):
@@ -179,7 +183,7 @@ def _writer(target: Path, schema: pa.Schema) -> pq.ParquetWriter:
 def _batches(shard: Path) -> Iterator[pa.RecordBatch]:
     """The rows of `shard`, their page checksums verified."""
     try:
-        with pq.ParquetFile(shard, page_checksum_verification=True) as file:
+        with pq.ParquetFile(readable(shard), page_checksum_verification=True) as file:
             yield from file.iter_batches(batch_size=_BATCH_ROWS, columns=_READ)
     except (OSError, pa.ArrowException) as error:
         raise _damaged(shard, error) from error

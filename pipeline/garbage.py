@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import ConfigError, Damaged, PipelineError
 from pipeline.evidence import folders_of
+from pipeline.folders import remove
 from pipeline.history import record
 from pipeline.plan import Plan
 from pipeline.shards import read_json, receipt_path, write_json
@@ -50,11 +49,7 @@ def remove_old(run: Path, keep: int) -> list[int]:
     old = [n for n in there[:-keep] if standing and n != standing["number"]] if keep else []
     for number in old:
         record(run, "removed", number)
-        folder = folder_of(run, number)
-        beside = folder.with_name(f".{folder.name}.part")
-        shutil.rmtree(beside, ignore_errors=True)
-        os.rename(folder, beside)  # gone at once for a reader, whatever happens to this process
-        shutil.rmtree(beside)
+        remove(folder_of(run, number))
     return old
 
 
@@ -73,7 +68,7 @@ def collect(run: Path, *, dry_run: bool = False) -> Collected:
         for shard in found:
             receipt_path(shard).unlink(missing_ok=True)  # first: a shard without a receipt does not exist
             shard.unlink(missing_ok=True)
-        _sweep(run)
+        sweep(run)
     return Collected(tuple(shard.relative_to(run).as_posix() for shard in found), n_bytes)
 
 
@@ -118,7 +113,7 @@ def _shards(run: Path) -> list[Path]:
     return sorted(names)
 
 
-def _sweep(run: Path) -> None:
+def sweep(run: Path) -> None:
     """Removes what a killed process left half-written, and folders that are empty now."""
     for folder in _folders(run):
         for left in folder.glob(".*.part"):
@@ -126,4 +121,4 @@ def _sweep(run: Path) -> None:
         if not any(folder.iterdir()):
             folder.rmdir()
     for left in (run / "versions").glob(".*.part"):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+        remove(left) if left.is_dir() else left.unlink()

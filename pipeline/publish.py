@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import ConfigError, EnvironmentLacks, PipelineError
+from pipeline.folders import appearing, files_in, on_this_machine, point, remove, upload
 from pipeline.history import published_at, record
-from pipeline.shards import file_sha256, sync, write_json
-from pipeline.versions import current, folder_of, manifest_of, point
+from pipeline.shards import file_sha256, read_json, write_json
+from pipeline.stores import is_store, place_of, require_reachable
+from pipeline.versions import current, folder_of, manifest_of
 
 HUB = "hf://datasets/"
-POINTER = "dataset.json"
-"""The object in a store that says which version is the newest; written last, in one piece."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ def publish_current(run: Path, destination: str, *, private: bool = True, again:
     """Gives `destination` the version that `dataset` points at. The caller holds the run's folder.
 
     Args:
-        destination: a folder, any fsspec URL, or hf://datasets/OWNER/NAME.
+        destination: a folder, a URL of an object store, or hf://datasets/OWNER/NAME.
         private: whether a Hub repository that does not exist yet is made private.
         again: even if it was given this version last.
 
@@ -63,12 +60,13 @@ def publish_current(run: Path, destination: str, *, private: bool = True, again:
     if published_at(run, destination) == number and not again:
         return False
     manifest_of(run, number)  # refuses a version whose rows were removed
-    folder = folder_of(run, number)
-    files = {path.relative_to(folder).as_posix(): file_sha256(path) for path in _files(folder)}
-    notice = Notice(number, standing["content"], standing["rows"], standing["created"], files)
     send = _sender(destination, private)
     try:
-        send(folder, notice)
+        with on_this_machine(folder_of(run, number)) as folder:
+            files = {path.relative_to(folder).as_posix(): file_sha256(path) for path in files_in(folder)}
+            send(folder, Notice(number, standing["content"], standing["rows"], standing["created"], files))
+    except EnvironmentLacks as error:
+        raise EnvironmentLacks(f"{destination}: version {number} was not published: {error}") from error
     except PipelineError:
         raise
     except ImportError as error:
@@ -84,51 +82,29 @@ def publish_current(run: Path, destination: str, *, private: bool = True, again:
 
 
 def _sender(destination: str, private: bool) -> Callable[[Path, Notice], None]:
-    if destination.startswith(HUB):
-        name = destination.removeprefix(HUB).strip("/")
-        if name.count("/") != 1:
-            raise ConfigError(f"{destination}: is no Hub repository; hint: {HUB}OWNER/NAME")
-        return lambda folder, notice: _to_hub(folder, notice, name, private)
-    scheme, separator, rest = destination.partition("://")
-    if not separator or scheme == "file":
-        return lambda folder, notice: _to_folder(folder, notice, Path(rest if separator else destination))
-    return lambda folder, notice: _to_store(folder, notice, destination)
+    if not destination.startswith(HUB):
+        place = place_of(destination)
+        return lambda folder, notice: _to_place(folder, notice, place)
+    name = destination.removeprefix(HUB).strip("/")
+    if name.count("/") != 1:
+        raise ConfigError(f"{destination}: is no Hub repository; hint: {HUB}OWNER/NAME")
+    return lambda folder, notice: _to_hub(folder, notice, name, private)
 
 
-def _to_folder(folder: Path, notice: Notice, destination: Path) -> None:
-    """Copies beside, renames, and swaps the link `dataset` last."""
+def _to_place(folder: Path, notice: Notice, destination: Path) -> None:
+    """The files first, then the notice that names them, and last the pointer `dataset`: what is half there nobody reads."""
+    require_reachable(destination)
     place = destination / notice.path
     told = place.with_suffix(".json")
-    if not _is_there(told.read_text(encoding="utf-8") if told.is_file() else None, notice, str(place)):
-        beside = place.with_name(f".{place.name}.part")
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.rmtree(place, ignore_errors=True)  # without its notice it was never published
-        shutil.copytree(folder, beside)
-        for path in [*beside.rglob("*"), beside]:
-            sync(path)
-        os.rename(beside, place)
-        sync(place.parent)
+    if not _is_there(told, notice):
+        if is_store(place):
+            remove(place)  # without its notice it was never published
+            upload(folder, place)
+        else:
+            with appearing(place) as beside:
+                shutil.copytree(folder, beside, dirs_exist_ok=True)
         write_json(told, asdict(notice))
     point(destination / "dataset", place)
-
-
-def _to_store(folder: Path, notice: Notice, url: str) -> None:
-    """Uploads every file, then the notice, then the pointer: one object, which a store replaces in one step."""
-    import fsspec
-
-    store, root = fsspec.core.url_to_fs(url)
-    root = root.rstrip("/")
-    told = f"{root}/{notice.path}.json"
-    said = store.cat_file(told).decode("utf-8") if store.exists(told) else None
-    if not _is_there(said, notice, f"{url}/{notice.path}"):
-        for name in notice.files:
-            place = f"{root}/{notice.path}/{name}"
-            store.makedirs(place.rpartition("/")[0], exist_ok=True)
-            store.put_file(str(folder / name), place)
-            if store.info(place)["size"] != (folder / name).stat().st_size:
-                raise PipelineError(f"{url}/{notice.path}/{name}: is cut short; hint: publish again")
-        store.pipe_file(told, _encoded(asdict(notice)))
-    store.pipe_file(f"{root}/{POINTER}", _encoded({**asdict(notice), "path": notice.path}))
 
 
 def _to_hub(folder: Path, notice: Notice, name: str, private: bool) -> None:
@@ -148,22 +124,15 @@ def _to_hub(folder: Path, notice: Notice, name: str, private: bool) -> None:
     hub.create_tag(name, repo_type="dataset", tag=tag, revision=commit.oid, exist_ok=True)
 
 
-def _is_there(said: str | None, notice: Notice, place: str) -> bool:
+def _is_there(told: Path, notice: Notice) -> bool:
     """Whether the destination holds this version. Raises PipelineError when it holds another one under its number."""
-    if said is None:
+    try:
+        content = read_json(told).get("content")
+    except FileNotFoundError:
         return False
-    content = json.loads(said).get("content")
     if content != notice.content:
         raise PipelineError(
-            f"{place}: holds another version {notice.version} (content {content}, this one is {notice.content}); "
-            "nothing was changed; hint: another run publishes there, take another destination"
+            f"{told.with_suffix('')}: holds another version {notice.version} (content {content}, this one is "
+            f"{notice.content}); nothing was changed; hint: another run publishes there, take another destination"
         )
     return True
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _encoded(value: dict[str, Any]) -> bytes:
-    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()

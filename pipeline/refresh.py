@@ -11,6 +11,7 @@ from pipeline.config import Config
 from pipeline.diff import Diff, diff, has_diff, table, write_diff
 from pipeline.errors import BelowGate
 from pipeline.executors import Executor
+from pipeline.folders import followed
 from pipeline.garbage import Collected, collect, remove_old
 from pipeline.publish import publish_current
 from pipeline.report import as_json as report_as_json
@@ -86,7 +87,7 @@ def closing(refreshed: Refreshed) -> str:
         return "no new version; what stood before stands"
     state = "new" if version.is_new else "unchanged"
     lines = [
-        f"dataset  {refreshed.finished.folder / 'dataset'}  (version {version.number}, {state}, {version.rows} pairs)"
+        f"dataset  {followed(refreshed.finished.folder / 'dataset')}  (version {version.number}, {state}, {version.rows} pairs)"
     ]
     if version.is_new and refreshed.diff:
         lines.append(table(refreshed.diff))

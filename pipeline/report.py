@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.audit import Audited
 from pipeline.audit import as_json as audit_as_json
 from pipeline.audit import table as audit_table
+from pipeline.folders import followed
 from pipeline.plan import Plan
 from pipeline.shards import Counts, Receipt
 
@@ -158,7 +159,7 @@ def _total(parts: Iterable[Mapping[str, int]]) -> Counter[str]:
 def as_json(finished: Finished) -> dict[str, Any]:
     """A run's outcome for scripts."""
     return {
-        "dataset": str(finished.folder / "dataset") if finished.version else None,
+        "dataset": str(followed(finished.folder / "dataset")) if finished.version else None,
         "version": finished.version.number if finished.version else None,
         "is_new": finished.version is not None and finished.version.is_new,
         "pairs": finished.rows,
@@ -179,7 +180,7 @@ def audit_line(audited: Audited, folder: Path) -> str:
 
 def closing(finished: Finished, config: Config) -> str:
     """What a person reads when a run ends: the table, one pair, where the dataset is, and what to do next."""
-    dataset = finished.folder / "dataset"
+    dataset = followed(finished.folder / "dataset")
     model = next((s.engine.model for s in config.sources if s.engine.use == "vllm"), "MODEL")
     parts = [table(finished.families)]
     if finished.example:

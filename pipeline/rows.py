@@ -13,9 +13,12 @@ from typing import Any, get_args
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.compression import compr
+from fsspec.utils import infer_compression
 
 from labelers.types import Message, Role
 from pipeline.errors import BadPrompts
+from pipeline.stores import CREDENTIALS, place_of
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 READABLE = ".jsonl, .ndjson, .json, .csv, .parquet (and .gz, .bz2, .xz, .zst of the text ones), a folder, or a Hub name"
@@ -80,8 +83,12 @@ def chat(value: Any) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def _open(path: str) -> Any:
-    return fsspec.open(path, "rb", compression="infer")
+def _open(path: str, compression: str | None = "infer") -> Any:
+    if path.partition("://")[0] not in CREDENTIALS:
+        return fsspec.open(path, "rb", compression=compression)
+    kind = infer_compression(path) if compression == "infer" else compression
+    file = place_of(path).open("rb")
+    return compr[kind](file, mode="rb") if kind else file
 
 
 def _jsonl(path: str) -> Iterator[Row]:
@@ -129,7 +136,7 @@ def _csv(path: str) -> Iterator[Row]:
 
 
 def _parquet(path: str) -> Iterator[Row]:
-    with fsspec.open(path, "rb") as file:
+    with _open(path, compression=None) as file:
         number = 0
         for batch in pq.ParquetFile(file).iter_batches(1024):
             for values in batch.to_pylist():

@@ -11,12 +11,12 @@ import functools
 import io
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeGuard, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from pipeline.errors import ConfigError, EnvironmentLacks
 
@@ -54,7 +54,13 @@ class Stat:
     tag: Tag
 
 
-class StorePath(PurePosixPath):
+if TYPE_CHECKING:
+    Text = Path  # what this project asks of a path, a StorePath does as well
+else:
+    Text = PurePosixPath
+
+
+class StorePath(Text):
     """A path in an object store: does what this project asks of a `pathlib.Path`. A text until it is asked."""
 
     def __str__(self) -> str:
@@ -78,11 +84,11 @@ class StorePath(PurePosixPath):
         """The object's content. Raises: FileNotFoundError."""
         return self._asked(lambda store, key: bytes(_obstore().get(store, key).bytes()))
 
-    def read_text(self, encoding: str = "utf-8") -> str:
+    def read_text(self, encoding: str | None = None, errors: str | None = None) -> str:
         """The object's text. Raises: FileNotFoundError."""
-        return self.read_bytes().decode(encoding)
+        return self.read_bytes().decode(encoding or "utf-8", errors or "strict")
 
-    def open(self, mode: str = "rb") -> io.BytesIO:
+    def open(self, mode: str = "rb") -> io.BytesIO:  # type: ignore[override]
         """The object's content as a file, whole in memory: shards are small."""
         if mode != "rb":
             raise ValueError(f"{self}: cannot be opened for {mode!r}; hint: pipeline.shards.replacing")
@@ -103,7 +109,7 @@ class StorePath(PurePosixPath):
         except (exceptions.AlreadyExistsError, exceptions.PreconditionError) as error:
             raise Unmet(str(self)) from error
 
-    def stat(self) -> Stat:
+    def stat(self) -> Stat:  # type: ignore[override]
         """Size and tag. Raises: FileNotFoundError."""
         found = self._asked(lambda store, key: _obstore().head(store, key))
         return Stat(found["size"], {"e_tag": found["e_tag"], "version": found["version"]})
@@ -127,21 +133,21 @@ class StorePath(PurePosixPath):
         """Never: a store has no links."""
         return False
 
-    def iterdir(self) -> Iterator[StorePath]:
+    def iterdir(self) -> Generator[StorePath, None, None]:
         """What lies in this folder, sorted; nothing where there is no such folder."""
         found = self._asked(lambda store, key: _obstore().list_with_delimiter(store, key))
         names = [*found["common_prefixes"], *(each["path"] for each in found["objects"])]
-        return (self / name.rstrip("/").rpartition("/")[2] for name in sorted(names))
+        yield from (self / name.rstrip("/").rpartition("/")[2] for name in sorted(names))
 
-    def glob(self, pattern: str) -> Iterator[StorePath]:
+    def glob(self, pattern: str) -> Generator[StorePath, None, None]:
         """What lies in this folder under a name like `pattern`, sorted."""
-        return (path for path in self.iterdir() if fnmatchcase(path.name, pattern))
+        yield from (path for path in self.iterdir() if fnmatchcase(path.name, pattern))
 
-    def rglob(self, pattern: str) -> Iterator[StorePath]:
+    def rglob(self, pattern: str) -> Generator[StorePath, None, None]:
         """The objects below under a name like `pattern`, sorted. Folders are not among them."""
         pages = self._asked(lambda store, key: list(_obstore().list(store, key)))
         found = (StorePath(self.bucket, each["path"]) for page in pages for each in page)
-        return (path for path in sorted(found) if fnmatchcase(path.name, pattern))
+        yield from (path for path in sorted(found) if fnmatchcase(path.name, pattern))
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Removes the object."""
@@ -161,7 +167,7 @@ class StorePath(PurePosixPath):
         """Itself."""
         return self
 
-    def resolve(self) -> StorePath:
+    def resolve(self, strict: bool = False) -> StorePath:
         """Itself."""
         return self
 
@@ -192,12 +198,17 @@ def place_of(text: str | Path) -> Path:
     if scheme not in SCHEMES or not bucket or ".." in prefix.split("/"):
         known = ", ".join(f"{each}://BUCKET/PREFIX" for each in CREDENTIALS)
         raise ConfigError(f"{text}: is no folder that can be written; hint: a local path, {known}")
-    return cast(Path, StorePath(f"{scheme}://{bucket}", prefix))
+    return StorePath(f"{scheme}://{bucket}", prefix)
 
 
-def is_store(path: Path | PurePosixPath) -> TypeGuard[StorePath]:
+def is_store(path: Path) -> TypeGuard[StorePath]:
     """Whether the path lies in an object store."""
     return isinstance(path, StorePath)
+
+
+def readable(path: Path) -> Any:
+    """What pyarrow opens: a local path, or a store's object as a file."""
+    return path.open("rb") if is_store(path) else path
 
 
 def require_reachable(place: Path) -> None:

@@ -12,16 +12,17 @@ import time
 from pathlib import Path
 
 import datasets
-import fsspec
 import pyarrow.parquet as pq
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline.config import load
 from pipeline.errors import ConfigError, EnvironmentLacks, PipelineError
+from pipeline.folders import pointed, remove
 from pipeline.history import events
 from pipeline.publish import publish_current
 from pipeline.refresh import refresh
+from pipeline.shards import read_json
+from pipeline.stores import StorePath, place_of
 from pipeline.versions import rollback
 from tests.pipeline.hub import serving
 from tests.pipeline.refreshing import Growing
@@ -36,10 +37,9 @@ def growing(tmp_path) -> Growing:
 
 @pytest.fixture
 def memory():
-    store = fsspec.filesystem("memory")
-    store.store.clear()
+    store = place_of("memory://bucket")
     yield store
-    store.store.clear()
+    remove(store)
 
 
 def to(place) -> str:
@@ -148,45 +148,51 @@ def test_a_destination_that_cannot_be_written_fails_and_is_tried_again(growing, 
 
 def test_a_store_gets_every_file_and_a_pointer(growing, memory):
     refresh(growing.config(range(4), to("memory://bucket/pairs")), growing.root)
-    pointer = json.loads(memory.cat_file("/bucket/pairs/dataset.json"))
-    assert (pointer["version"], pointer["rows"], pointer["path"]) == (1, 8, "versions/0001")
-    assert sum(name.startswith("data/") for name in pointer["files"]) == 1
-    for name, sha256 in pointer["files"].items():
-        content = memory.cat_file(f"/bucket/pairs/{pointer['path']}/{name}")
-        assert hashlib.sha256(content).hexdigest() == sha256
-    files = [f"memory://bucket/pairs/versions/0001/{name}" for name in pointer["files"] if name.startswith("data/")]
-    with fsspec.open(files[0]) as file:
-        assert pq.ParquetFile(file).metadata.num_rows == 8
+    version = pointed(memory / "pairs" / "dataset")
+    notice = read_json(version.with_suffix(".json"))
+    assert (version, notice["version"], notice["rows"]) == (memory / "pairs" / "versions" / "0001", 1, 8)
+    assert {path.relative_to(version).as_posix() for path in version.rglob("*")} == set(notice["files"])
+    for name, sha256 in notice["files"].items():
+        assert hashlib.sha256((version / name).read_bytes()).hexdigest() == sha256
+    data = [name for name in notice["files"] if name.startswith("data/")]
+    assert pq.ParquetFile((version / data[0]).open()).metadata.num_rows == 8
 
 
 def test_a_store_that_fails_half_way_still_points_at_the_version_before(growing, memory, monkeypatch):
     refresh(growing.config(range(4), to("memory://bucket/pairs")), growing.root)
-    put = MemoryFileSystem.put_file
+    write = StorePath.write
 
-    def failing(self, local, remote, *more, **named):
-        if "sampler_logps" in remote:
+    def failing(self, content, condition="overwrite"):
+        if "sampler_logps" in str(self):
             raise OSError("the store went away")
-        return put(self, local, remote, *more, **named)
+        return write(self, content, condition)
 
-    monkeypatch.setattr(MemoryFileSystem, "put_file", failing)
+    monkeypatch.setattr(StorePath, "write", failing)
     with pytest.raises(PipelineError, match="the store went away"):
         refresh(growing.config(range(6), to("memory://bucket/pairs")), growing.root)
-    assert json.loads(memory.cat_file("/bucket/pairs/dataset.json"))["version"] == 1
+    assert pointed(memory / "pairs" / "dataset").name == "0001"
     monkeypatch.undo()
     refresh(growing.config(range(6), to("memory://bucket/pairs")), growing.root)
-    assert json.loads(memory.cat_file("/bucket/pairs/dataset.json"))["version"] == 2
+    assert pointed(memory / "pairs" / "dataset").name == "0002"
 
 
 def test_what_goes_out_says_nothing_of_this_machine(growing, memory, tmp_path):
     refresh(growing.config(range(4), to("memory://bucket/pairs")), growing.root)
-    for path in memory.find("/bucket"):
-        assert str(tmp_path).encode() not in memory.cat_file(path)
+    for path in memory.rglob("*"):
+        assert str(tmp_path).encode() not in path.read_bytes()
 
 
-def test_a_store_without_its_package_is_exit_code_3(growing):
+def test_a_store_without_its_package_is_exit_code_3(growing, monkeypatch):
     refresh(growing.config(range(2)), growing.root)
-    with pytest.raises(EnvironmentLacks, match="hint: install"):
-        publish_current(growing.run, "abfs://container/pairs")
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(EnvironmentLacks, match=r"version 1 was not published: .*hint: pip install"):
+        publish_current(growing.run, "s3://bucket/pairs")
+
+
+def test_a_store_that_nothing_is_known_of_is_refused(growing):
+    refresh(growing.config(range(2)), growing.root)
+    with pytest.raises(ConfigError, match="hint: a local path, s3://"):
+        publish_current(growing.run, "ssh://machine/pairs")
 
 
 @pytest.mark.parametrize("place", ["hf://datasets/pairs", "hf://datasets/a/b/c"])

@@ -88,6 +88,16 @@ def remove(folder: Path) -> None:
         shutil.rmtree(going)
 
 
+def move(path: Path, target: Path) -> None:
+    """Gives a file another name, in the same folder of runs."""
+    if is_store(path) and is_store(target):
+        target.write(path.read_bytes())
+        path.unlink()
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(path, target)
+
+
 def point(pointer: Path, folder: Path) -> None:
     """Makes `pointer` name `folder`, in one step: a link, or in a store the object POINTER.json with its path."""
     target = folder.relative_to(pointer.parent)

@@ -12,9 +12,12 @@ from typing import Annotated
 
 import typer
 
+from pipeline import leaving
 from pipeline.cli_versions import commands
 from pipeline.console import RUNS, AsJson, ConfigFile, Limit, Root, Run, Set, refuse_failures, require_run, say
-from pipeline.errors import BelowGate, ConfigError, Interrupted, PipelineError
+from pipeline.errors import BelowGate, ConfigError, EnvironmentLacks, Interrupted, PipelineError
+from pipeline.stores import place_of
+from pipeline.storing import STORAGE, refused
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -43,7 +46,7 @@ def run(
     try:
         finished = run_whole(loaded, root)
     except KeyboardInterrupt:
-        raise Interrupted("interrupted; what is finished is kept, and the same command goes on from there") from None
+        raise Interrupted(leaving.SAID) from None
     for row in finished.imported.bad:
         say(f"skipped {row}")
     if finished.imported.duplicates:
@@ -121,11 +124,12 @@ def _ablate(config: Path | None, settings: list[str], root: Path, limit: int | N
 @app.command()
 def status(run: Run, as_json: AsJson = False) -> None:
     """Say which shards of a run exist. Works beside a live run."""
+    from pipeline.garbage import STAGE_FOLDER
     from pipeline.report import aligned
     from pipeline.shards import read_receipt
 
     require_run(run)
-    folders = [f for f in sorted(run.iterdir()) if f.is_dir() and not f.is_symlink() and f.name != "versions"]
+    folders = [f for f in sorted(run.iterdir()) if f.name == "prompts" or STAGE_FOLDER.fullmatch(f.name)]
     found = {f.name: [r for shard in sorted(f.glob("[0-9]*.parquet")) if (r := read_receipt(shard))] for f in folders}
     if as_json:
         print(json.dumps({name: {"shards": len(r), "rows": sum(x.rows for x in r)} for name, r in found.items()}))
@@ -168,8 +172,10 @@ def audit(
 
 @app.command()
 def export(
-    dataset: Annotated[Path, typer.Argument(metavar="RUN_OR_DATASET", help="A run's folder or a dataset folder.")],
-    out: Annotated[Path, typer.Option(help="A folder that does not exist yet.")],
+    dataset: Annotated[
+        Path, typer.Argument(parser=place_of, metavar="RUN_OR_DATASET", help="A run's folder or a dataset folder.")
+    ],
+    out: Annotated[Path, typer.Option(parser=place_of, help="A folder that does not exist yet.")],
     layout: Annotated[str, typer.Option("--for", metavar="TRAINER", help=f"the pairs: {TRAINERS}")] = "",
     kind: Annotated[str, typer.Option("--as", metavar="KIND", help=f"a run's candidates: {CANDIDATES}")] = "",
     as_json: AsJson = False,
@@ -228,6 +234,7 @@ app.add_typer(commands)
 
 def main() -> None:
     """The command line. Ends the process with the exit code of what happened."""
+    leaving.listen()
     with exit_codes():
         app(standalone_mode=True)
 
@@ -243,11 +250,18 @@ def exit_codes() -> Iterator[None]:
         leave(f"error: {error}", error.exit_code)
     except LabelerError as error:
         leave(f"error: {error}", 2)
+    except OSError as error:
+        if error.errno not in STORAGE:
+            raise
+        leave(f"error: {refused(Path(error.filename or '.'), error)}", EnvironmentLacks.exit_code)
 
 
 def leave(message: str, code: int) -> None:
-    """Says why and ends the process, without waiting for threads that an engine left behind."""
+    """Says why and ends the process and what it started, without waiting for threads that an engine left behind."""
+    if leaving.asked() and code != leaving.EXIT_CODE:  # what was in flight fails when it is dropped: that is no news
+        message, code = f"{message}\n{leaving.SAID}", leaving.EXIT_CODE
     say(message)
     sys.stdout.flush()
     sys.stderr.flush()
+    leaving.end_children()
     os._exit(code)

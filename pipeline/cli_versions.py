@@ -100,14 +100,32 @@ def rollback(
     to: Annotated[int | None, typer.Argument(metavar="[VERSION]", help="None is the one before the current.")] = None,
 ) -> None:
     """Point `dataset` at an older version, in one step. Nothing is removed; rolling forward is the same command."""
+    from pipeline.folders import followed
     from pipeline.run import locked
     from pipeline.versions import rollback as point_at
 
     require_run(run)
     with locked(run):
         manifest = point_at(run, to)
-    print(f"dataset  {run / 'dataset'}  (version {manifest['number']}, {manifest['rows']} pairs)")
+    print(f"dataset  {followed(run / 'dataset')}  (version {manifest['number']}, {manifest['rows']} pairs)")
     say("it stays there until a refresh makes a new version; publish gives it to others")
+
+
+@commands.command()
+def verify(run: Run, as_json: AsJson = False) -> None:
+    """Read every byte of a run and say which files are not what was written. The next run makes those again. Exits 1."""
+    from pipeline.verify import verify as look_at_all
+
+    found = look_at_all(run)
+    if as_json:
+        print(json.dumps(asdict(found)))
+    else:
+        for name, why in found.damaged.items():
+            print(f"{name}: {why}")
+        say(f"{found.files} files are what was written, {len(found.damaged)} are not, {len(found.unfinished)} unfinished")
+    if found.damaged:
+        say(f"hint: python -m pipeline run moves them to {run}/quarantine and makes them again")
+        raise typer.Exit(1)
 
 
 @commands.command()

@@ -35,6 +35,11 @@ class Damaged(UnreadableShard):
     def __str__(self) -> str:
         return str(self.args[0])
 
+    @property
+    def what(self) -> str:
+        """What is wrong with it, without the file's name and the hint."""
+        return str(self).removeprefix(f"{self.path}: ").partition("; hint: ")[0]
+
 
 class BrokenLabeler(PipelineError):
     """A labeler broke its contract or abstained too often: its labels cannot be trusted, so the run stops."""

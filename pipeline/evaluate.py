@@ -12,6 +12,7 @@ import numpy as np
 from scipy import stats
 
 from pipeline.config import Config, Source
+from pipeline.damage import Checked
 from pipeline.engines.vllm import Vllm
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.executors.local import LocalExecutor
@@ -103,7 +104,7 @@ def evaluate(
         imported = import_prompts(asked.prompts, folder / "prompts")
         plan = make_plan(asked, folder)
         judged = Plan(tuple(step for step in plan.steps if step.kind in ("completions", "labels")))
-        outcome = perform_all(judged, imported, LocalExecutor)
+        outcome = perform_all(judged, imported, LocalExecutor, Checked.recall(folder))
     if outcome.failed:
         raise PipelineError(describe_failures(outcome.failed))
     return _measure(asked, plan, imported, n)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import Damaged, UnreadableShard
-from pipeline.shards import read_json, write_json
+from pipeline.shards import read_json, write_twice
 
 HISTORY = "history.json"
 """The file in a run's folder that holds the events."""
@@ -34,7 +34,7 @@ def events(run: Path) -> list[dict[str, Any]]:
 def record(run: Path, event: str, version: int, **more: Any) -> None:
     """Adds an event. The caller holds the run's folder."""
     told = {"at": now(), "event": event, "version": version, **more}
-    write_json(run / HISTORY, {"events": [*events(run), told]})
+    write_twice(run, HISTORY, {"events": [*events(run), told]})
 
 
 def held_at(run: Path, newest: int) -> int:

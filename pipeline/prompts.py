@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,10 +14,11 @@ import pyarrow as pa
 
 from labelers.types import Message, Prompt
 from pipeline.contamination import EvaluationSets
+from pipeline.damage import Checked, rows_lost
 from pipeline.errors import BadPrompts, ConfigError
 from pipeline.rows import Row, chat, read_rows
 from pipeline.schema import PROMPTS
-from pipeline.shards import read_receipt, read_shard, write_shard
+from pipeline.shards import read_shard, write_shard
 
 
 @dataclass(frozen=True)
@@ -93,33 +95,46 @@ class Imported:
     contaminated: int = 0
 
 
-def import_prompts(settings: Prompts, folder: Path) -> Imported:
+def import_prompts(settings: Prompts, folder: Path, checked: Checked | None = None) -> Imported:
     """Writes the prompts that `folder` does not hold yet as new shards; those it holds stay where they are.
+
+    A damaged shard is moved aside, and its prompts fill its place again: the same bytes, where the file still has them.
+
+    Args:
+        checked: what the run knows of its files; None looks it up.
 
     Raises:
         BadPrompts: a file is missing or empty, or has a bad row and `on_bad_row` is `fail`.
     """
+    checked = checked or Checked.recall(folder.parent)
     # A shard without a receipt was never finished: it does not exist, and its name is free.
-    shards = [shard for shard in sorted(folder.glob("[0-9]*.parquet")) if read_receipt(shard)]
+    shards = [
+        shard
+        for shard in sorted({path.with_suffix(".parquet") for path in folder.glob("[0-9]*.*")})
+        if checked.whole(shard)
+    ]
     home = {prompt_id: shard for shard in shards for prompt_id in _ids(shard)}
     active: dict[str, Path] = {}
     families: Counter[str] = Counter()
     found = _Found()
     fresh: list[Prompt] = []
+    places = _places(folder, shards, settings.shard_size)
+    place, room = next(places)
     for prompt in _distinct(settings, found):
         families[family_of(prompt.metadata)] += 1
         active[prompt.id] = home.get(prompt.id, folder)
         if prompt.id not in home:
             fresh.append(prompt)
-        if len(fresh) == settings.shard_size:
-            shards.append(_write(folder, shards, fresh, active))
+        if len(fresh) == room:
+            shards.append(_write(place, fresh, active))
             fresh = []
+            place, room = next(places)
     if fresh:
-        shards.append(_write(folder, shards, fresh, active))
+        shards.append(_write(place, fresh, active))
     if not active:
         raise BadPrompts(f"{settings.path}: holds no prompt{found.described()}; hint: is it the right file?")
     used = set(active.values())
-    kept = tuple(shard for shard in shards if shard in used)
+    kept = tuple(shard for shard in sorted(shards) if shard in used)
     return Imported(kept, frozenset(active), dict(families), found.duplicates, tuple(found.bad), found.contaminated)
 
 
@@ -236,8 +251,16 @@ def _ids(shard: Path) -> list[str]:
     return ids
 
 
-def _write(folder: Path, shards: list[Path], prompts: list[Prompt], active: dict[str, Path]) -> Path:
-    shard = folder / f"{int(shards[-1].stem) + 1 if shards else 0:05d}.parquet"
+def _places(folder: Path, shards: Sequence[Path], size: int) -> Iterator[tuple[Path, int]]:
+    """Where new prompts go and how many: first where shards were lost, so that they come out as they were, then at the end."""
+    taken = {int(shard.stem) for shard in shards}
+    lost = rows_lost(folder)
+    for number in itertools.count():
+        if number not in taken:
+            yield folder / f"{number:05d}.parquet", lost.get(number, size)
+
+
+def _write(shard: Path, prompts: list[Prompt], active: dict[str, Path]) -> Path:
     rows = [
         {
             "prompt_id": p.id,

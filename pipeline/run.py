@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_never
 
-from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
+from pipeline import leaving
 from pipeline.audit import Audited, audit, labelling
 from pipeline.canaries import asking
 from pipeline.config import Config
-from pipeline.errors import Busy, EnvironmentLacks, PipelineError
+from pipeline.damage import Checked
+from pipeline.errors import Damaged, PipelineError
 from pipeline.evidence import remember_places
 from pipeline.executors import Executor
 from pipeline.executors.local import LocalExecutor
 from pipeline.garbage import want
 from pipeline.isolation import require_isolation
+from pipeline.lock import locked as locked
+from pipeline.mend import mend, mend_rows, note_rows
 from pipeline.plan import Plan, make_plan
 from pipeline.progress import Bars
 from pipeline.prompts import Imported, import_prompts
@@ -28,6 +30,7 @@ from pipeline.runner import Outcome, Runner
 from pipeline.schema import PAIR_SHARD
 from pipeline.shards import read_shard, write_json
 from pipeline.versions import Version, publish
+from pipeline.work import Work
 
 
 @dataclass(frozen=True)
@@ -71,30 +74,50 @@ def run(config: Config, root: Path, executor: Callable[[], Executor] | None = No
 def build(
     config: Config, folder: Path, executor: Callable[[], Executor] | None = None, *, strict: bool = False
 ) -> Finished:
-    """What `run` does, for a caller that holds the folder.
+    """What `run` does, for a caller that holds the folder. A file that turns out damaged is moved aside and made again.
 
     Args:
         strict: make no version while a shard is missing or there are fewer pairs than `dataset.min_pairs`.
     """
     if config.executor == "ray":
         folder = folder.absolute()  # other machines work in folders of their own
+    checked = Checked.recall(folder)
+    mend(checked)
+    moved: set[Path] = set()
+    while True:
+        try:
+            return _build(config, folder, executor or executor_of(config), checked, strict)
+        except Damaged as damage:
+            if damage.path in moved or not damage.path.is_relative_to(folder):
+                raise  # twice: the disk is at fault, and no rerun mends that
+            moved.add(damage.path)
+            checked.put_aside(damage.path, damage.what)
+
+
+def _build(
+    config: Config, folder: Path, executor: Callable[[], Executor], checked: Checked, strict: bool
+) -> Finished:  # fmt: skip
     write_json(folder / "config.json", TypeAdapter(Config).dump_python(config, mode="json"))
     lost = require_isolation(config)
-    imported = import_prompts(config.prompts, folder / "prompts")
+    imported = import_prompts(config.prompts, folder / "prompts", checked)
     plan = make_plan(config, folder)
     want(folder, plan, imported.shards)
     with asking(labelling(plan), config.audit) as ask:  # its labelers start while the engine does
-        outcome = perform_all(plan, imported, executor or executor_of(config))
+        outcome = perform_all(plan, imported, executor, checked)
         shards = [work for shard in imported.shards if (work := plan.pairs.folder / shard.name) in outcome.receipts]
         if not shards:
             raise PipelineError(describe_failures(outcome.failed) or f"{folder}: no shard was finished")
         places = remember_places(folder, plan, [shard.name for shard in shards])
         audited = audit(config, plan, places, ask, published=False)
     counts = count(plan, imported.shards, outcome.receipts)
+    mend_rows(checked)
     version = None
     if not (audited.failed and config.audit.enforce) and not (strict and outcome.failed):
         least = config.dataset.min_pairs if strict else 1
         version = publish(folder, config, plan, shards, outcome.receipts, imported.active, counts, lost, least)
+    if version and version.is_new:
+        note_rows(checked, version.number)
+    checked.save()
     example = _first_pair(shards)
     return Finished(folder, version, imported, summarize(counts), outcome.failed, example, audited)
 
@@ -117,41 +140,51 @@ def describe_failures(failed: dict[Path, BaseException]) -> str:
     return "\n".join(f"{path.parent.name}/{path.name}: {type(e).__name__}: {e}" for path, e in sorted(failed.items()))
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds the run's folder; the lock dies with its owner, however that ends.
+def perform_all(plan: Plan, imported: Imported, executor: Callable[[], Executor], checked: Checked) -> Outcome:
+    """Performs the plan on the imported shards, with progress on stderr. What is damaged is moved aside and made again.
 
     Raises:
-        Busy: another run holds it.
-        EnvironmentLacks: the folder cannot be written.
+        Damaged: a prompt shard is: the import makes it again.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise Busy(
-            f"{folder}: another run holds this folder; hint: wait for it, or take another --set name=..."
-        ) from None
-    except OSError as error:
-        raise EnvironmentLacks(
-            f"{folder}: cannot be written ({error.strerror}); hint: --root another folder"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def perform_all(plan: Plan, imported: Imported, executor: Callable[[], Executor]) -> Outcome:
-    """Performs the plan on the imported shards, with progress on stderr."""
     works = plan.works(imported.shards)
-    running = executor()
+    running, grace_s = executor(), None
     try:
-        with Bars(plan, works, running) as bars:
-            return Runner(works, running, bars.update).run()
+        while True:
+            outcome = _perform(plan, works, running, checked)
+            if not _put_aside(outcome, {work.output for work in works}, checked):
+                return outcome
+    except KeyboardInterrupt:
+        grace_s = leaving.GRACE_S
+        raise
     finally:
-        running.close()
+        running.close(grace_s)
+        checked.save()
+
+
+def _perform(plan: Plan, works: Sequence[Work], running: Executor, checked: Checked) -> Outcome:
+    with Bars(plan, works, running) as bars:
+
+        def tick(outcome: Outcome) -> None:
+            bars.update(outcome)
+            if leaving.asked():
+                raise KeyboardInterrupt
+
+        outcome = Runner(works, running, tick, checked.finished).run()
+    for output in outcome.made:
+        checked.made(output, outcome.receipts[output].sha256)
+    return outcome
+
+
+def _put_aside(outcome: Outcome, outputs: set[Path], checked: Checked) -> bool:
+    """Moves aside the shards that were found damaged when they were read, and says whether there were any."""
+    damaged = {
+        error.path.with_suffix(".parquet"): error for error in outcome.failed.values() if isinstance(error, Damaged)
+    }
+    for path, error in damaged.items():
+        if path not in outputs:
+            raise error
+        checked.put_aside(path, error.what)
+    return bool(damaged)
 
 
 def _first_pair(shards: list[Path]) -> dict[str, Any] | None:

@@ -40,7 +40,11 @@ class Outcome:
 class Runner:
     """Performs works in the order that their inputs allow, a bounded number at a time."""
 
-    def __init__(self, works: Sequence[Work], executor: Executor, on_tick: Callable[[Outcome], None]) -> None:
+    def __init__(
+        self, works: Sequence[Work], executor: Executor, on_tick: Callable[[Outcome], None],
+        is_done: Callable[[Work], Receipt | None] = finished,
+    ) -> None:  # fmt: skip
+        self._is_done = is_done
         self._executor = executor
         self._on_tick = on_tick
         self._outcome = Outcome()
@@ -83,7 +87,7 @@ class Runner:
         todo = [work]
         while todo:  # a loop, not recursion: a finished run has chains of any length
             work = todo.pop()
-            if receipt := finished(work):
+            if receipt := self._is_done(work):
                 self._outcome.receipts[work.output] = receipt
                 todo += self._released_by(work.output)
             else:

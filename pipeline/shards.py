@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -18,21 +16,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import Damaged, EnvironmentLacks, UnreadableShard
+from pipeline.errors import Damaged, UnreadableShard
 from pipeline.stores import is_store
+from pipeline.storing import storing as storing
 
 SEAL = "seal"
 """The key of a JSON file that holds the SHA-256 of the others: a torn or garbled file is told from a whole one."""
-STORAGE = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the quota is used up",
-    errno.EFBIG: "a file may not become so large here (ulimit -f)",
-    errno.EROFS: "the file system is read-only",
-    errno.EACCES: "no permission to write",
-    errno.EPERM: "no permission to write",
-    errno.EIO: "the disk fails",
-}
-"""What a store can refuse, in words. Nothing of it is the run's fault, and the run goes on once it is mended."""
 
 Counts = dict[str, dict[str, float]]
 """What a stage counted: family -> name -> number."""
@@ -167,6 +156,20 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         beside.write_text(json.dumps(sealed, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+COPIES = "copies"
+"""The folder in a run's folder that holds a second copy of the files that cannot be made again."""
+
+
+def write_twice(run: Path, name: str, value: Mapping[str, Any]) -> None:
+    """Writes what cannot be made again, and a copy.
+
+    Args:
+        name: the file below the run's folder.
+    """
+    write_json(run / name, value)
+    write_json(run / COPIES / name, value)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """What `write_json` wrote. Files without a seal, of before there were seals, are taken as they are.
 
@@ -213,31 +216,6 @@ def replacing(path: Path) -> Iterator[Path]:
             sync(path.parent)
         finally:
             beside.unlink(missing_ok=True)
-
-
-@contextmanager
-def storing(folder: Path) -> Iterator[None]:
-    """Turns what a store refuses into EnvironmentLacks, which says what, where and how much room there is."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in STORAGE:
-            raise
-        raise EnvironmentLacks(refused(folder, error)) from error
-
-
-def refused(folder: Path, error: OSError) -> str:
-    """What a store refused, how much room there is, and what to do."""
-    there = next((place for place in (folder, *folder.parents) if place.is_dir()), folder)
-    try:
-        usage = shutil.disk_usage(there)
-        room = f"{usage.free:,} of {usage.total:,} bytes are free"
-    except OSError:  # it may be gone altogether
-        room = "nothing is known of its room"
-    return (
-        f"{folder}: {STORAGE.get(error.errno or 0, error.strerror)} ({room}); what is finished is kept; "
-        "hint: make room or mend it, and the same command goes on from there; or take another folder with --root"
-    )
 
 
 def sync(path: Path) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import metadata
@@ -22,10 +21,20 @@ from pipeline.card import card
 from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.evidence import folders_of
+from pipeline.folders import appearing, files_in, point, pointed
 from pipeline.history import held_at, now, record
 from pipeline.plan import Plan
 from pipeline.schema import PAIR_SHARD, PAIRS, SAMPLER_LOGPS
-from pipeline.shards import Counts, Receipt, read_json, read_shard, sync, write_json, write_parquet
+from pipeline.shards import (
+    Counts,
+    Receipt,
+    file_sha256,
+    read_json,
+    read_receipt,
+    read_shard,
+    write_parquet,
+    write_twice,
+)
 
 ROWS_PER_FILE = 50_000
 
@@ -71,7 +80,8 @@ def publish(
     number = newest["number"] + 1 if newest else 1
     folder = folder_of(run, number)
     described = partial(_described, config, counts, lineage, number, content, lost)
-    rows = _write_folder(folder, shards, active, described, least)
+    left_out: dict[str, list[str]] = {}
+    rows = _write_folder(folder, _active_tables(run, listed, active, left_out), described, least)
     if not rows:
         return None
     manifest = {
@@ -80,12 +90,15 @@ def publish(
         "rows": rows,
         "prompts": len(active),
         "shards": listed,
+        "left_out": left_out,
+        "card": (folder / "README.md").read_text(encoding="utf-8"),
+        "files": files_of(folder),
         "folders": folders_of(plan),
         "counts": counts,
         "lineage": lineage,
         "isolation_lost": dict(lost),
     }
-    write_json(folder.with_suffix(".json"), {**manifest, "created": now()})
+    write_twice(run, f"versions/{number:04d}.json", {**manifest, "created": now()})
     point(run / "dataset", folder)
     return Version(number, folder, rows, is_new=True)
 
@@ -109,8 +122,8 @@ def folder_of(run: Path, number: int) -> Path:
 
 def current(run: Path) -> dict[str, Any] | None:
     """The manifest of the version that `dataset` points at; None before the first."""
-    pointer = run / "dataset"
-    number = pointer.readlink().name if pointer.is_symlink() else ""
+    folder = pointed(run / "dataset")
+    number = folder.name if folder else ""
     return next((m for m in manifests(run) if f"{m['number']:04d}" == number), None)
 
 
@@ -201,30 +214,55 @@ def _lineage(config: Config, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _write_folder(
-    folder: Path, shards: Sequence[Path], active: frozenset[str], card_of: Callable[[int], str], least: int
-) -> int:
-    """Writes the dataset folder beside its place and renames it whole. Returns its rows; below `least` it leaves nothing."""
-    beside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)  # without a manifest it was never published
-    rows = _write_tables(beside, _active_tables(shards, active))
-    if rows < max(least, 1):
-        shutil.rmtree(beside)
-        return 0
-    (beside / "README.md").write_text(card_of(rows), encoding="utf-8")
-    for path in [*beside.rglob("*"), beside]:
-        sync(path)
-    os.rename(beside, folder)
-    sync(folder.parent)
-    return rows
+def rewrite(run: Path, manifest: dict[str, Any]) -> bool:
+    """Writes the rows of a version again from its pair shards, to the same bytes. False where those are not there any more."""
+    listed, left_out = manifest["shards"], manifest["left_out"]
+    shards = [run / shard["path"] for shard in listed]
+    if any(
+        not (receipt := read_receipt(s)) or receipt.sha256 != m["sha256"] for s, m in zip(shards, listed, strict=True)
+    ):
+        return False
+
+    def kept() -> Iterator[pa.Table]:
+        for shard in listed:
+            gone = pa.array(left_out.get(shard["path"], ()), pa.string())
+            table = read_shard(run / shard["path"], PAIR_SHARD, shard["sha256"])
+            yield table.filter(pc.invert(pc.is_in(table["prompt_id"], value_set=gone)))
+
+    return _write_folder(folder_of(run, manifest["number"]), kept(), lambda rows: str(manifest["card"]), 1) > 0
 
 
-def _active_tables(shards: Sequence[Path], active: frozenset[str]) -> Iterator[pa.Table]:
+def files_of(folder: Path) -> dict[str, str]:
+    """Path below the folder -> SHA-256, of all its files."""
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in files_in(folder)}
+
+
+def _write_folder(folder: Path, tables: Iterator[pa.Table], card_of: Callable[[int], str], least: int) -> int:
+    """Makes the dataset folder appear whole. Returns its rows; below `least` it leaves nothing."""
+    with suppress(_TooFew), appearing(folder) as beside:  # without a manifest, what lies there was never published
+        rows = _write_tables(beside, tables)
+        if rows < max(least, 1):
+            raise _TooFew
+        (beside / "README.md").write_text(card_of(rows), encoding="utf-8")
+        return rows
+    return 0
+
+
+class _TooFew(Exception):
+    pass
+
+
+def _active_tables(
+    run: Path, listed: Sequence[dict[str, Any]], active: frozenset[str], left_out: dict[str, list[str]]
+) -> Iterator[pa.Table]:
+    """The rows of the run's prompts. Takes note of the prompts that are left out: a version can be written again without it."""
     wanted = pa.array(sorted(active), pa.string())
-    for shard in shards:
-        table = read_shard(shard, PAIR_SHARD)
-        yield table.filter(pc.is_in(table["prompt_id"], value_set=wanted))
+    for shard in listed:
+        table = read_shard(run / shard["path"], PAIR_SHARD, shard["sha256"])
+        is_wanted = pc.is_in(table["prompt_id"], value_set=wanted)
+        if gone := sorted(set(table.filter(pc.invert(is_wanted))["prompt_id"].to_pylist())):
+            left_out[shard["path"]] = gone
+        yield table.filter(is_wanted)
 
 
 def _write_tables(folder: Path, tables: Iterator[pa.Table]) -> int:
@@ -248,14 +286,3 @@ def _write_tables(folder: Path, tables: Iterator[pa.Table]) -> int:
                 folder / name / f"train-{number:05d}-of-{n_files:05d}.parquet"
             )
     return total
-
-
-def point(pointer: Path, folder: Path) -> None:
-    """Makes `pointer` a link to `folder`, in one step."""
-    target = folder.relative_to(pointer.parent)
-    if pointer.is_symlink() and pointer.readlink() == target:
-        return
-    beside = pointer.with_name(f".{pointer.name}.part")
-    beside.unlink(missing_ok=True)
-    beside.symlink_to(target)
-    os.replace(beside, pointer)

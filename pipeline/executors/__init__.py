@@ -36,4 +36,11 @@ class Executor(Protocol):
         """What all engines together have finished."""
         ...
 
-    def close(self) -> None: ...
+    def close(self, grace_s: float | None = None) -> None:
+        """Ends what is in flight, drops what has not begun, and gives back what the engines hold.
+
+        Args:
+            grace_s: seconds that what is in flight has to end, and its engine to close; what takes longer is given up.
+                None: as long as it takes.
+        """
+        ...

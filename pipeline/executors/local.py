@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 
@@ -20,6 +20,9 @@ from pipeline.work import Stage, Transform, Work, perform
 
 ENGINE_SLOTS = 8
 """Works on one engine: a shard lasts as long as its longest completion, and with 3 in flight the engine drained between them."""
+AT_ONCE = {"replay": 1}
+"""Works that really run at once, by kind of engine, where that is fewer: what reads a file answers at once, threads only make it
+slower (8 take 1.2 times as long as 1), and a run that is killed loses what each of them had begun."""
 
 
 class LocalExecutor:
@@ -32,39 +35,57 @@ class LocalExecutor:
         self._threads = ThreadPoolExecutor(self.engine_slots, thread_name_prefix="engine-shard")
         self._workers = workers
         self._pool = self._new_pool()
+        self._flying: set[Future[Receipt]] = set()
         self._lock = threading.Lock()
         self._spec: EngineSpec | None = None
         self._engine: Engine | None = None
+        self._turns = threading.Semaphore()
         self._before = Progress()
 
     def submit(self, work: Work) -> Future[Receipt]:
         """Starts the work on a thread when it needs an engine, else in a process."""
         if work.stage.engine is not None:
-            return self._threads.submit(self._perform_with_engine, work, work.stage.engine)
-        return self._submit_to_pool(work)
+            flying = self._threads.submit(self._perform_with_engine, work, work.stage.engine)
+        else:
+            flying = self._submit_to_pool(work)
+        self._flying.add(flying)
+        flying.add_done_callback(self._flying.discard)
+        return flying
 
     def progress(self) -> Progress:
         """What this executor's engines have finished."""
         now = self._engine.progress() if self._engine else Progress()
-        return Progress(self._before.requests + now.requests, self._before.tokens + now.tokens)
+        return Progress(self._before.requests + now.requests, self._before.tokens + now.tokens, now.note)
 
-    def close(self) -> None:
+    def close(self, grace_s: float | None = None) -> None:
         """Waits for work in flight, drops what has not begun, and gives the engine's memory back."""
-        self._threads.shutdown(cancel_futures=True)
-        self._pool.shutdown(cancel_futures=True)
-        self._close_engine()
+        wait_for_all = grace_s is None
+        self._threads.shutdown(wait_for_all, cancel_futures=True)
+        workers = list((self._pool._processes or {}).values())
+        self._pool.shutdown(wait_for_all, cancel_futures=True)
+        if wait_for_all:
+            self._close_engine()
+            return
+        wait(self._flying, timeout=grace_s)
+        for worker in workers:  # an idle one has nothing to lose, and a busy one would write after the folder is let go
+            worker.kill()
+        closing = threading.Thread(target=self._close_engine, daemon=True)
+        closing.start()  # what waits for the engine ends with it
+        closing.join(grace_s)
 
     def _perform_with_engine(self, work: Work, spec: EngineSpec) -> Receipt:
-        with work.stage.open(self._borrow(spec)) as transform:
+        engine, turns = self._borrow(spec)
+        with turns, work.stage.open(engine) as transform:
             return perform(work, transform)
 
-    def _borrow(self, spec: EngineSpec) -> Engine:
-        """The running engine of `spec`. The runner sends work for another engine only when this one is idle."""
+    def _borrow(self, spec: EngineSpec) -> tuple[Engine, threading.Semaphore]:
+        """The running engine of `spec`, and whose turn it is. The runner sends work for another only when this one is idle."""
         with self._lock:
             if self._engine is None or self._spec != spec:
                 self._close_engine()
                 self._engine, self._spec = spec.open(), spec
-            return self._engine
+                self._turns = threading.Semaphore(AT_ONCE.get(spec.use, ENGINE_SLOTS))
+            return self._engine, self._turns
 
     def _close_engine(self) -> None:
         if self._engine is not None:

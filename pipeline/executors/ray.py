@@ -117,13 +117,13 @@ class RayExecutor:
         done = list(self._done.values())
         return Progress(sum(each.requests for each in done), sum(each.tokens for each in done))
 
-    def close(self) -> None:
+    def close(self, grace_s: float | None = None) -> None:
         """Ends what engines have begun, drops other work, and leaves the cluster; one started here ends with it."""
         if self._is_ours:
             for pending in list(self._pending.values()):
                 if pending.replica is None:
                     self._ray.cancel(pending.reference)
-        wait(list(self._pending))
+        wait(list(self._pending), timeout=grace_s)
         self._close_engine()
         if self._is_ours:
             self._ray.shutdown()

@@ -153,9 +153,9 @@ class Disturbed(RayExecutor):
 
         ray.kill(self._replicas[0].actor, no_restart=False)
 
-    def close(self) -> None:
+    def close(self, grace_s=None) -> None:
         assert self._troubles == []
-        super().close()
+        super().close(grace_s)
 
 
 def test_an_engine_and_a_machine_lost_in_mid_run_change_no_byte(cluster, tmp_path):

@@ -1,0 +1,47 @@
+"""What a store can refuse: a full disk, a lost permission. It is exit 3, it says where and how much room there is."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.errors import EnvironmentLacks
+
+STORAGE = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "a file may not become so large here (ulimit -f)",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "no permission to write",
+    errno.EPERM: "no permission to write",
+    errno.EIO: "the disk fails",
+}
+"""What a store can refuse, in words. Nothing of it is the run's fault, and the run goes on once it is mended."""
+
+
+@contextmanager
+def storing(folder: Path) -> Iterator[None]:
+    """Turns what a store refuses into EnvironmentLacks, which says what, where and how much room there is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in STORAGE:
+            raise
+        raise EnvironmentLacks(refused(folder, error)) from error
+
+
+def refused(folder: Path, error: OSError) -> str:
+    """What a store refused, how much room there is, and what to do."""
+    there = next((place for place in (folder, *folder.parents) if place.is_dir()), folder)
+    try:
+        usage = shutil.disk_usage(there)
+        room = f"{usage.free:,} of {usage.total:,} bytes are free"
+    except OSError:  # it may be gone altogether
+        room = "nothing is known of its room"
+    return (
+        f"{folder}: {STORAGE.get(error.errno or 0, error.strerror)} ({room}); what is finished is kept; "
+        "hint: make room or mend it, and the same command goes on from there; or take another folder with --root"
+    )

@@ -11,7 +11,7 @@ import functools
 import io
 import os
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from fnmatch import fnmatchcase
@@ -42,7 +42,7 @@ HINTS = (
 T = TypeVar("T")
 
 
-Tag = dict[str, Any]
+Tag = dict[str, str]
 """What a store calls one state of an object: another one for other bytes."""
 
 
@@ -105,14 +105,14 @@ class StorePath(Text):
         """
         exceptions = _obstore().exceptions
         try:
-            return self._asked(lambda store, key: dict(_obstore().put(store, key, content, mode=condition)))
+            return self._asked(lambda store, key: _tag(_obstore().put(store, key, content, mode=condition)))
         except (exceptions.AlreadyExistsError, exceptions.PreconditionError) as error:
             raise Unmet(str(self)) from error
 
     def stat(self) -> Stat:  # type: ignore[override]
         """Size and tag. Raises: FileNotFoundError."""
         found = self._asked(lambda store, key: _obstore().head(store, key))
-        return Stat(found["size"], {"e_tag": found["e_tag"], "version": found["version"]})
+        return Stat(found["size"], _tag(found))
 
     def is_file(self) -> bool:
         """Whether there is such an object."""
@@ -246,6 +246,10 @@ def refused(place: StorePath, error: Exception) -> EnvironmentLacks:
     return EnvironmentLacks(
         f"{place.bucket}: the store refuses or does not answer ({why}); hint: {hint}; what is finished is kept"
     )
+
+
+def _tag(said: Mapping[str, Any]) -> Tag:
+    return {name: said[name] for name in ("e_tag", "version") if said[name] is not None}
 
 
 def _holds_any(store: Any, key: str) -> bool:

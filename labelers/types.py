@@ -20,8 +20,13 @@ Preference = Literal["a", "b", "tie"]
 
 def content_id(*parts: Any) -> str:
     """The identity of a value: 32 hexadecimal digits of the SHA-256 of its canonical JSON (never its position)."""
-    text = json.dumps(parts, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("ascii")).hexdigest()[:32]
+    text = ",".join([_PLAIN.get(type(part), _json)(part) for part in parts])
+    return hashlib.sha256(f"[{text}]".encode("ascii")).hexdigest()[:32]
+
+
+_json = json.JSONEncoder(ensure_ascii=True, sort_keys=True, separators=(",", ":")).encode
+_PLAIN = {str: json.encoder.encode_basestring_ascii, int: int.__repr__, type(None): lambda _: "null"}
+"""What the encoder does to these, without its five function calls: half of the time of an id."""
 
 
 @dataclass(frozen=True, slots=True)

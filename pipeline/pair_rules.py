@@ -35,7 +35,7 @@ def choose(group: Sequence[Scored], settings: Pairs, noise: float = 0.0) -> Chos
         return Chosen(dropped=dropped)
     strategy = settings.rule if settings.rule != "auto" else automatic_rule(distinct)
     eligible, cut = fit_to_pair(distinct, settings)
-    dropped.update(cut)
+    dropped += cut
     pairs = _select(RULES[strategy](eligible, settings), settings, noise, strategy != "all_pairs")
     if not pairs:
         dropped[f"prompt {why_none(distinct)}"] += 1
@@ -75,8 +75,10 @@ def automatic_rule(group: Sequence[Scored]) -> Literal["mu_minus_2sigma", "pass_
 
 def fit_to_pair(group: Sequence[Scored], settings: Pairs) -> tuple[list[Scored], Counter[str]]:
     """Those that may stand in a pair: truncated ones only where they may be rejected, and what the gates let through."""
-    kept = [s for s in group if settings.truncated_rejected or not s.truncated]
+    kept = list(group) if settings.truncated_rejected else [s for s in group if not s.truncated]
     gated = [s for s in kept if s.may_be_chosen or s.may_be_rejected]
+    if len(gated) == len(group):
+        return gated, Counter()
     cut = Counter({"truncated completion": len(group) - len(kept), "completion behind a gate": len(kept) - len(gated)})
     return gated, +cut
 

@@ -1,7 +1,10 @@
-"""Completions that exist already, from people or from elsewhere: read from a file instead of sampled."""
+"""Completions that exist already, from people or from elsewhere: read from files instead of sampled."""
 
 from __future__ import annotations
 
+import functools
+import itertools
+import marshal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,58 +15,70 @@ from pipeline.engines import EngineInfo, Generation, Progress, Request, Sampled,
 from pipeline.errors import BadPrompts, ConfigError
 from pipeline.rows import Row, chat, read_rows
 from pipeline.shards import file_sha256
+from pipeline.spool import Spool
+
+ROWS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
 class Replay:
-    """A file of completions, one row each or one row a prompt with a list of them.
+    """Completions in a file or several, one row each or one row a prompt with a list of them.
 
     Args:
-        path: JSONL, JSON, CSV or Parquet, compressed or not.
+        path: JSONL, JSON, CSV or Parquet, compressed or not; a path or several.
         prompt: the column with the prompt: a text or a list of messages, equal to the run's own prompt.
         completion: the column with the completion, or with a list of completions.
         finish_reason: the column that says `stop` or `length`; rows without it count as finished.
         model: what made them, for the lineage.
     """
 
-    path: str
+    path: str | tuple[str, ...]
     use: Literal["replay"] = "replay"
     prompt: str = "prompt"
     completion: str = "completion"
     finish_reason: str = "finish_reason"
     model: str = "human"
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files, in the order given."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
     def check(self) -> None:
-        """Raises ConfigError when the file is missing."""
-        if not Path(self.path).is_file():
-            raise ConfigError(f"replay file {self.path}: no such file")
+        """Raises ConfigError when a file is missing."""
+        for path in self.paths:
+            if not Path(path).is_file():
+                raise ConfigError(f"replay file {path}: no such file")
 
     def identity(self) -> Mapping[str, Any]:
-        """The file's content."""
+        """The files' content."""
         columns = (self.prompt, self.completion, self.finish_reason)
-        return {"use": self.use, "file": file_sha256(Path(self.path)), "columns": columns, "model": self.model}
+        hashes = [_sha256(path, Path(path).stat().st_mtime_ns) for path in self.paths]
+        held = hashes[0] if isinstance(self.path, str) else hashes
+        return {"use": self.use, "file": held, "columns": columns, "model": self.model}
 
     def open(self) -> RunningReplay:
-        """Reads the file."""
+        """Reads the files."""
         self.check()
         return RunningReplay(self)
 
 
 class RunningReplay:
-    """The file's completions by prompt."""
+    """The files' completions by prompt; they stay on the disk, however many they are."""
 
     def __init__(self, spec: Replay) -> None:
         self.info = EngineInfo(spec.model)
         self._progress = Progress()
-        self._by_prompt: dict[str, list[Sampled]] = {}
-        for row in read_rows(spec.path):
-            messages, found = _parse(spec, row)
-            self._by_prompt.setdefault(_key(messages), []).extend(found)
+        self._by_prompt = Spool()
+        rows = (_parse(spec, row) for path in spec.paths for row in read_rows(path))
+        while some := list(itertools.islice(rows, ROWS_AT_ONCE)):
+            self._by_prompt.add((_key(messages), marshal.dumps(found)) for messages, found in some)
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Generation]:
         """Every completion that the file has for each prompt; the request's n does not cut them."""
         for request in requests:
-            outputs = tuple(self._by_prompt.get(_key(request.messages), ()))
+            found = self._by_prompt.find(_key(request.messages))
+            outputs = tuple(Sampled(*each) for value in found for each in marshal.loads(value))
             self._progress = Progress(self._progress.requests + 1)
             yield Generation(
                 request.id, outputs, error=None if outputs else "the file has no completion of this prompt"
@@ -74,14 +89,22 @@ class RunningReplay:
         return self._progress
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Gives the disk back."""
+        self._by_prompt.close()
+
+
+@functools.lru_cache(maxsize=256)
+def _sha256(path: str, changed_ns: int) -> str:
+    """Of a file as it was changed last: a plan asks several times, and these files are large."""
+    return file_sha256(Path(path))
 
 
 def _key(messages: Sequence[Message]) -> str:
     return content_id([[m.role, m.content] for m in messages])
 
 
-def _parse(spec: Replay, row: Row) -> tuple[Sequence[Message], list[Sampled]]:
+def _parse(spec: Replay, row: Row) -> tuple[Sequence[Message], list[tuple[str, str]]]:
+    """A row's prompt, and text and end of each completion."""
     if row.error:
         raise BadPrompts(f"{row.where}: {row.error}")
     try:
@@ -97,4 +120,4 @@ def _parse(spec: Replay, row: Row) -> tuple[Sequence[Message], list[Sampled]]:
     if not all(isinstance(text, str) for text in texts):
         raise BadPrompts(f"{row.where}: {spec.completion} is {value!r:.80}; hint: a text or a list of texts")
     ended = finish_reason(row.values.get(spec.finish_reason) or "stop")
-    return messages, [Sampled(valid_text(text), ended) for text in texts]
+    return messages, [(text if text.isascii() else valid_text(text), ended) for text in texts]

@@ -40,11 +40,16 @@ def pair_metrics(logps: PairLogps, beta: float, *, reference: bool) -> Tensor:
     gap_B = logps.n_chosen_B - logps.n_rejected_B
     columns = [
         *(margin_B, (margin_B > 0).float(), chosen_B, rejected_B, logps.n_chosen_B, logps.n_rejected_B),
-        *(gap_B, gap_B**2, margin_B**2, gap_B * margin_B),
+        *(gap_B, *correlation_sums(gap_B, margin_B)),
     ]
     if reference:
         columns += [beta * won_B, beta * lost_B, won_B, lost_B, (won_B < 0).float(), -(won_B + lost_B) / 2]
     return torch.stack([column.to(margin_B.dtype) for column in columns], dim=1)
+
+
+def correlation_sums(gap_B: Tensor, margin_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The metrics ONLY_FOR_SUMS: with their means a step's correlation is known. Shapes: three of (B,)."""
+    return gap_B**2, margin_B**2, gap_B * margin_B
 
 
 def correlation(mean_x: float, mean_y: float, mean_xx: float, mean_yy: float, mean_xy: float) -> float:

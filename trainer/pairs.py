@@ -19,7 +19,7 @@ from trainer.model import Loaded
 from trainer.runlog import say
 
 COLUMNS = (
-    "pair_id", "prompt", "chosen", "rejected", "weight",
+    "pair_id", "prompt", "chosen", "rejected", "weight", "margin",
     "prompt_token_ids", "chosen_token_ids", "rejected_token_ids", "tokenizer_hash", "template_hash",
 )  # fmt: skip
 GROUP = 1024  # rows rendered and tokenised at a time
@@ -34,6 +34,7 @@ class Pair:
     chosen: Ids
     rejected: Ids
     weight: float = 1.0
+    margin: float = 0.0  # chosen minus rejected score, where the file has it
 
     @property
     def rows(self) -> tuple[Row, Row]:
@@ -85,7 +86,10 @@ def read_pairs(files: Sequence[Path], loaded: Loaded, max_length: int) -> PairSe
                     continue
                 found.n_stored += is_stored(row, loaded)
                 chosen, rejected = sides
-                found.pairs.append(Pair(pair_id, chosen.prompt, chosen.completion, rejected.completion, weight_of(row)))
+                margin = float(row.get("margin") or 0.0)
+                found.pairs.append(
+                    Pair(pair_id, chosen.prompt, chosen.completion, rejected.completion, weight_of(row), margin)
+                )
     found.pairs.sort(key=lambda pair: pair.pair_id)
     return found
 

@@ -30,6 +30,7 @@ class ChatServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.answer = answer or (lambda body, tries: completion(body))
         self.model = model
+        self.is_up: Callable[[], bool] = lambda: True
         self.bodies: list[Body] = []
         self.ids: list[str] = []
         self._tries: Counter[str] = Counter()
@@ -59,6 +60,8 @@ class Handler(BaseHTTPRequestHandler):
     body: Body
 
     def do_GET(self) -> None:
+        if not self.server.is_up():
+            return hang_up(self)
         self.reply(200, json.dumps({"object": "list", "data": [{"id": self.server.model, "object": "model"}]}).encode())
 
     def do_POST(self) -> None:

@@ -1,4 +1,4 @@
-"""A circuit breaker: a server that fails request after request is left alone, then tried with one request at a time.
+"""A circuit breaker: a server that fails request after request is left alone, then tried with one request after each pause.
 
 Ours, since the libraries for it (pybreaker, purgatory, circuitbreaker) refuse calls while the circuit is open: a service
 wants that. A data set wants the opposite: its requests wait, because one that is refused is a row that is lost.
@@ -31,11 +31,13 @@ class Breaker:
         server: its address, for the messages.
         patience_s: seconds of nothing but failures after which the server is given up.
         say: hears when the circuit opens, and when the server answers again.
+        is_up: asks the server something harmless before a request is tried; it may take a while.
     """
 
     server: str
     patience_s: float
     say: Callable[[str], None]
+    is_up: Callable[[], bool]
     _changed: threading.Condition = field(default_factory=threading.Condition, init=False)
     _line: deque[object] = field(default_factory=deque, init=False)
     _failures: int = field(default=0, init=False)
@@ -78,26 +80,26 @@ class Breaker:
         if opened is not None:
             self.say(f"server {self.server}: answers again after {time.monotonic() - opened:.0f} s")
 
-    def failed(self, request: object, why: str, wait_s: float = 0.0) -> bool:
-        """The server failed `request`, after all its tries. Returns whether the circuit is open now.
+    def failed(self, request: object, why: str, wait_s: float = 0.0, *, busy: bool = False) -> bool:
+        """The server failed `request`, after all its tries. Returns whether that speaks against the request.
+
+        It does while others are answered, and when the server is up but for this. While the server is down, or busy, it does
+        not: requests wait.
 
         Args:
             wait_s: what the server says about when to come back.
+            busy: it says that it is; one such answer, after all the request's tries, opens the circuit.
         """
         with self._changed:
-            self._failures, self._last, self._probing = self._failures + 1, why, False
+            was_up, self._probing = self._probing and not busy, False
+            self._failures, self._last = self._failures + 1, why
             self._failed[id(request)] = request  # kept, so that no other gets its id
-            now = time.monotonic()
-            if self._opened_at is None and len(self._failed) < MOST:
-                return False
-            if self._opened_at is not None and now < self._again_at:  # sent before it opened
+            if self._opened_at is None and len(self._failed) < MOST and not busy:
                 return True
-            self._opened_at = now if self._opened_at is None else self._opened_at
-            pause = max(wait_s, self._next_pause())
-            self._again_at = now + pause
-            self._changed.notify_all()
-            self.say(self._told(pause))
-            return True
+            if self._opened_at is not None and time.monotonic() < self._again_at:  # it was sent before that
+                return False
+            self._pause(max(wait_s, self._next_pause(grows=not was_up)))
+            return was_up
 
     def stop(self) -> None:
         """Lets everybody who waits go, with nothing sent."""
@@ -122,27 +124,50 @@ class Breaker:
             now = time.monotonic()
             if max(now, self._again_at) - self._opened_at > self.patience_s:
                 raise EngineFailed(self._given_up(now - self._opened_at))
-            if now >= self._again_at and not self._probing and self._line[0] is ticket:
-                self._probing = True
+            if now < self._again_at or self._probing or self._line[0] is not ticket:
+                self._changed.wait(max(0.01, self._again_at - now) if now < self._again_at else 1.0)
+            elif self._asked():
                 return True
-            self._changed.wait(max(0.01, self._again_at - now) if now < self._again_at else 1.0)
         return not self._stopped
 
-    def _next_pause(self) -> float:
+    def _asked(self) -> bool:
+        """Whether the server is up: then the caller sends its request. The others wait meanwhile."""
+        self._probing = True
+        self._changed.release()
+        try:
+            up = self.is_up()
+        finally:
+            self._changed.acquire()
+        if not up:
+            self._probing = False
+            self._pause(self._next_pause(grows=True))
+        return up
+
+    def _pause(self, seconds: float) -> None:
+        now = time.monotonic()
+        self._opened_at = now if self._opened_at is None else self._opened_at
+        self._again_at = now + seconds
+        self._changed.notify_all()
+        self.say(self._told(seconds))
+
+    def _next_pause(self, *, grows: bool) -> float:
         longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0**self._pauses)
-        self._pauses += 1
+        self._pauses += grows
         return longest * random.uniform(0.5, 1.0)  # many runs that ask one server must not come back together
+
+    def _times(self) -> str:
+        return "a request" if self._failures == 1 else f"{self._failures} requests in a row"
 
     def _told(self, pause: float) -> str:
         at = (datetime.now() + timedelta(seconds=pause)).strftime("%H:%M:%S")
         return (
-            f"server {self.server}: {self._failures} requests in a row failed, the last: {self._last}; "
-            f"nothing is asked until {at} (in {pause:.0f} s), then one request is tried"
+            f"server {self.server}: {self._times()} failed, the last: {self._last}; "
+            f"nothing is asked until {at} (in {pause:.0f} s), then one request at a time"
         )
 
     def _given_up(self, passed: float) -> str:
         return (
-            f"server {self.server}: {self._failures} requests in a row failed over {passed:.0f} s, the last: {self._last}; "
+            f"server {self.server}: {self._times()} failed over {passed:.0f} s, the last: {self._last}; "
             f"the next try would come after patience_s = {self.patience_s:g}, so it is given up; finished shards are kept; "
             "hint: is the server up? the same command goes on from there"
         )

@@ -88,7 +88,7 @@ class RunningHttp:
         self._progress = Progress()
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._breaker = Breaker(spec.base_url, spec.patience_s, say)
+        self._breaker = Breaker(spec.base_url, spec.patience_s, say, self._is_up)
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Generation]:
         """Each request's completions as soon as the server has answered it; a refused request is a Generation with its error.
@@ -110,6 +110,13 @@ class RunningHttp:
         self._breaker.stop()
         self._threads.shutdown(cancel_futures=True)
         self._client.close()
+
+    def _is_up(self) -> bool:
+        try:
+            self._client.with_options(max_retries=0, timeout=10).models.list()
+        except Exception:  # whatever it is, the next pause is longer, and what the requests met is said
+            return False
+        return True
 
     def _require_model(self) -> None:
         try:
@@ -138,7 +145,7 @@ class RunningHttp:
                 return Generation(request.id, error=answer.why)
             if answer.fault == "unknown" and not self._breaker.is_open:
                 return Generation(request.id, error=answer.why)
-            lives -= not self._breaker.failed(request, answer.why, answer.wait_s)
+            lives -= self._breaker.failed(request, answer.why, answer.wait_s, busy=answer.fault == "busy")
             if lives == 0:
                 return Generation(request.id, error=answer.why)
         raise EngineFailed(f"server {self._spec.base_url}: the engine was closed before it answered")

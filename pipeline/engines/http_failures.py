@@ -11,14 +11,13 @@ from typing import Any, Literal
 from labelers.types import content_id
 from pipeline.errors import EngineFailed
 
-Fault = Literal["request", "server", "unknown"]
+Fault = Literal["request", "server", "busy", "unknown"]
 """Whose fault it is: `request`, since the server answers, if with nothing of use; `server`, that fails whatever it is asked;
-`unknown` where nothing came in time."""
+`busy`, the same by its own word; `unknown` where nothing came in time."""
 
 LIVES = 3
-"""Times that a request may meet a server's fault while others are answered: then it is its own. While none is answered it
-waits: a server that is down costs no row."""
-DOWN = frozenset({429, 502, 503, 504})
+"""Times that a server's fault may speak against a request (Breaker.failed): then it is taken for the request's own."""
+DOWN = frozenset({502, 503, 504})
 ACCOUNT = {
     401: "the key is not accepted",
     402: "the account has no credit left",
@@ -55,6 +54,8 @@ def failure_of(error: Exception, server: str, key: str) -> Failure:
     match error:
         case APIStatusError(status_code=status):
             _require_account(error, status, server, key)
+            if status == 429:
+                return Failure(why, "busy", _retry_after(error))
             if status in DOWN:
                 return Failure(why, "server", _retry_after(error))
             return Failure(why, "request")

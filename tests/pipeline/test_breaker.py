@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,13 +36,18 @@ def ask(server: ChatServer, n: int, **options: float) -> dict[str, Generation]:
 
 
 class Down:
-    """Fails every request for a while, then answers."""
+    """Fails every request for a while from the first, then answers."""
 
     def __init__(self, seconds: float, answer: Answer) -> None:
-        self.until, self.answer, self.asked = time.monotonic() + seconds, answer, 0
+        self.seconds, self.until, self.answer, self.asked = seconds, math.inf, answer, 0
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() >= self.until
 
     def __call__(self, body: Body, tries: int) -> Answer:
-        if time.monotonic() >= self.until:
+        self.until = min(self.until, time.monotonic() + self.seconds)
+        if self.is_over:
             return completion(body)
         self.asked += 1
         return self.answer
@@ -51,11 +58,12 @@ def test_a_server_that_is_down_for_a_while_costs_no_request_and_is_hardly_asked(
     server: ChatServer, capsys: pytest.CaptureFixture[str], answer: Answer
 ) -> None:
     server.answer = down = Down(1.0, answer)
+    server.is_up = lambda: down.asked == 0 or down.is_over
     found = ask(server, 50)
     assert [g.error for g in found.values()] == [None] * 50
     assert down.asked < 8 + 25, "8 were in flight, then one after each pause"
     said = capsys.readouterr().err
-    assert f"server {server.url}: 5 requests in a row failed, the last: " in said
+    assert re.search(rf"server {server.url}: (\d+ requests in a row|a request) failed, the last: ", said)
     assert "nothing is asked until" in said
     assert f"server {server.url}: answers again after" in said
 
@@ -63,7 +71,17 @@ def test_a_server_that_is_down_for_a_while_costs_no_request_and_is_hardly_asked(
 def test_a_server_that_stays_down_is_given_up_by_name_with_what_it_said_last(server: ChatServer) -> None:
     server.answer = lambda body, tries: failing(503, None, "no worker left")
     with pytest.raises(EngineFailed, match=r"\d+ requests in a row failed .*no worker left.*patience_s = 0.5.*hint"):
-        ask(server, 20, patience_s=0.5)
+        ask(server, 60, patience_s=0.5)
+
+
+def test_a_server_that_is_gone_costs_no_question_however_few_there_are(server: ChatServer) -> None:
+    def leave(body: Body, tries: int) -> Answer:
+        server.socket.close()  # the next connections are refused
+        return hang_up
+
+    server.answer = leave
+    with pytest.raises(EngineFailed, match="APIConnectionError"):
+        ask(server, 6, patience_s=1.0)
 
 
 def test_what_the_server_says_about_when_to_come_back_is_kept_to_beyond_what_the_client_waits(
@@ -87,9 +105,9 @@ def test_questions_that_break_the_server_get_no_answer_and_the_others_get_theirs
 
 def test_the_last_questions_may_fail_without_stopping_the_run(server: ChatServer) -> None:
     server.answer = lambda body, tries: failing(503, None)
-    found = ask(server, 4)
+    found = ask(server, 12)
     assert all("InternalServerError" in str(g.error) for g in found.values())
-    assert len(server.bodies) == 12
+    assert len(server.bodies) <= 12 * 3 + 8
 
 
 def test_refusals_open_nothing(server: ChatServer) -> None:
@@ -134,7 +152,7 @@ def test_a_closed_engine_lets_those_who_wait_go_and_makes_no_answer_of_it(server
 
 
 def test_one_request_at_a_time_is_tried_while_the_circuit_is_open() -> None:
-    breaker = Breaker("s", 60, lambda said: None)
+    breaker = Breaker("s", 60, lambda said: None, lambda: True)
     for number in range(5):
         breaker.failed(number, "x")
     let_in: list[float] = []

@@ -28,7 +28,9 @@ def add_option(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], k
     elif get_origin(kind) is Literal:
         parser.add_argument(flag, choices=get_args(kind), **settings)
     elif get_origin(kind) is tuple:
-        parser.add_argument(flag, nargs="+", metavar="PATH", **settings)
+        names = get_args(get_args(kind)[0])  # of a Literal; none of a text
+        more = {"choices": names} if names else {"metavar": "PATH" if "data" in field.name else "NAME"}
+        parser.add_argument(flag, nargs="+", **more, **settings)
     else:
         parser.add_argument(flag, type=kind, metavar=kind.__name__.upper(), **settings)
 
@@ -38,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m trainer",
         description="Turns preference pairs into a better model. Exit codes: 0 done, 1 failed and named, 2 usage or config, "
-        "3 environment, 130 interrupted.",
+        "3 environment, 4 stopped by --stop-on, 130 interrupted.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (options, _) in COMMANDS.items():

@@ -34,6 +34,8 @@ NOT_IN_FINGERPRINT = frozenset(
         "data",
         "model",
         "cache",
+        "adapter",
+        "eval_data",
         "resume",
         "log_every",
         "checkpoint_every",
@@ -106,8 +108,27 @@ class TrainOptions(ModelOptions):
         "under torchrun, cut weights and optimizer over the GPUs (FSDP2); auto = when they do not fit one", "auto"
     )
     moments: Literal["float32", "bfloat16"] = option(
-        "the type of AdamW's two moments; bfloat16 saves 4 bytes a parameter (the second is rounded at random)", "float32"
+        "the type of AdamW's two moments; bfloat16 saves 4 bytes a parameter (the second is rounded at random)",
+        "float32",
     )
+    stop_on: tuple[Literal["chosen_fall", "kl"], ...] = option(
+        "limits of the watchdog that stop the run (exit code 4) instead of warning; a number that is not finite always stops",
+        (),
+    )
+    eval_data: tuple[str, ...] = option("held-out data like --data, evaluated while training", ())
+    eval_every: int = option("optimizer steps between evaluations; 0 = at the end only (own)", 0)
+    patience: int = option(
+        "stop after this many evaluations without a lower eval_loss, and save the best one's weights; 0 = never (own)",
+        0,
+    )
+    lora_rank: int = option(
+        "train LoRA adapters of this rank (2106.09685) in place of all weights; 0 = all weights (own)", 0
+    )
+    lora_alpha: float = option("LoRA's scale is this / rank; 0 = twice the rank (own)", 0.0)
+    lora_targets: tuple[str, ...] = option("names of the layers that get an adapter, or all-linear", ("all-linear",))
+    adapter: str = option("go on with the adapter in this folder in place of a new one", "")
+    merge: bool = option("also save the whole model, the adapter added into its weights", False)
+    quantize: Literal["none", "nf4"] = option("nf4 = the frozen weights in 4 bits (QLoRA; needs bitsandbytes)", "none")
 
     def __post_init__(self) -> None:
         for name in ("max_length", "head_mib", "epochs", "log_every", "keep_checkpoints"):
@@ -118,6 +139,18 @@ class TrainOptions(ModelOptions):
                 raise ValueError(f"{name} is {getattr(self, name)}; hint: it cannot be negative")
         if self.warmup > 1:
             raise ValueError(f"warmup is {self.warmup}; hint: it is a share of all steps, 0 to 1")
+        for name in ("eval_every", "patience", "lora_rank", "lora_alpha"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; hint: it cannot be negative")
+        if self.patience and not (self.eval_data and self.eval_every):
+            raise ValueError("patience without evaluations; hint: give --eval-data and --eval-every")
+        if not self.adapted and (self.lora_alpha or self.merge or self.quantize != "none"):
+            raise ValueError("lora_alpha, merge and quantize are LoRA's; hint: give --lora-rank or --adapter")
+
+    @property
+    def adapted(self) -> bool:
+        """Whether adapters are trained in place of all weights."""
+        return bool(self.lora_rank or self.adapter)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,12 +195,13 @@ class DpoOptions(TrainOptions):
     kto_desirable: float = option("KTO's weight of chosen completions (TRL's)", 1.0)
     kto_undesirable: float = option("KTO's weight of rejected completions (TRL's)", 1.0)
     sft_weight: float = option(
-        "mixes the chosen's negative log-likelihood a token into the loss (field-notes, Training: 0.1 to 0.2; own: off)", 0.0
+        "mixes the chosen's negative log-likelihood a token into the loss (field-notes, Training: 0.1 to 0.2; own: off)",
+        0.0,
     )
     batch_pairs: int = option("pairs of one optimizer step (DPO's own code: 64)", 64)
-    reference: Literal["computed", "sampler"] = option(
+    reference: Literal["computed", "sampler", "base"] = option(
         "computed = one pass of the model before training, cached; sampler = the dataset's sampler_logps "
-        "where they are this model's, the others computed",
+        "where they are this model's, the others computed; base = with LoRA, the model without its adapter, asked in every step",
         "computed",
     )
     cache: str = option(
@@ -179,7 +213,13 @@ class DpoOptions(TrainOptions):
         0.02,
     )
     drift_sample: int = option("pairs on which that gap is measured (own)", 32)
-    chosen_fall: float = option("warn when the chosen log-prob has fallen by this many nats a token (own)", 0.1)
+    chosen_fall: float = option(
+        "warn when the chosen log-prob has fallen by this many nats a token; 0 = never (own)", 0.1
+    )
+    kl_limit: float = option(
+        "warn when the KL estimate passes this many nats a completion; 0 = never (docs/log.md: quality fell at 12.7, doubled)",
+        25.0,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -195,6 +235,8 @@ class DpoOptions(TrainOptions):
                 raise ValueError(f"{own.name} has no meaning for {self.loss}; hint: --loss {' or '.join(losses)}")
         if self.reference_free and self.reference != "computed":
             raise ValueError(f"{self.loss} has no reference; hint: leave --reference out")
+        if self.reference == "base" and not self.adapted:
+            raise ValueError("reference base is the model without its adapter; hint: give --lora-rank or --adapter")
         if self.batch_pairs < 1 or self.drift_sample < 1:
             raise ValueError("batch_pairs and drift_sample are at least 1")
 
@@ -202,6 +244,71 @@ class DpoOptions(TrainOptions):
     def reference_free(self) -> bool:
         """Whether the loss has no reference, so that no reference pass is made."""
         return self.loss in REFERENCE_FREE
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardModelOptions(TrainOptions):
+    """A reward model from pairs: the policy with a linear head, Bradley-Terry loss; `python -m trainer rewards` reads it.
+
+    Data as for dpo. With --eval-data the accuracy on held-out pairs is reported, by length too.
+    """
+
+    lr: float = option("peak learning rate (InstructGPT, 6B: 9e-6; small models take more)", 9e-6)
+    batch_pairs: int = option("pairs of one optimizer step (InstructGPT: the pairs of 64 prompts)", 64)
+    margin_weight: float = option(
+        "asks for a difference of this times the dataset's margin (Llama 2, 2307.09288: a margin by how sure people were)",
+        0.0,
+    )
+    centring: float = option("pulls the mean of a pair's two values to 0 (TRL's recommendation; 2312.09244)", 0.01)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_pairs < 1:
+            raise ValueError("batch_pairs is at least 1")
+        if self.margin_weight < 0 or self.centring < 0:
+            raise ValueError("margin_weight and centring cannot be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RlOptions(TrainOptions):
+    """KL-regularised policy gradient: one round on completions that the pipeline sampled from --model and labelled.
+
+    Data is the folder of such a run (its newest build is read), or folders of completions together with --labels
+    (docs/format.md). A completion's reward is the sum of its labelers' scores.
+    """
+
+    labels: tuple[str, ...] = option("folders or files of labels, where --data names completions and not a run", ())
+    advantage: Literal["rloo", "grpo"] = option(
+        "rloo = reward minus the mean of the prompt's other samples (2402.14740); grpo = standardised (2402.03300)",
+        "rloo",
+    )
+    beta: float = option("strength of the pull to the reference, in the reward (RLOO, 2402.14740: 0.03 to 0.1)", 0.05)
+    clip: float = option("how far a whole sequence's ratio may leave 1 (PPO, 1707.06347: 0.2)", 0.2)
+    importance_cap: float = option(
+        "largest weight that makes up for the sampler's own rounding (TIS, Yao et al. 2025: 2)", 2.0
+    )
+    missing_end: float = option(
+        "taken from the reward of a completion that did not end (TRL's missing_eos_penalty: 1)", 1.0
+    )
+    batch_prompts: int = option("prompts, each with all its completions, of one optimizer step (own)", 32)
+    reference: str = option("the model to stay near to; empty = --model as it is before the first step", "")
+    drift_limit: float = option(
+        "largest mean gap, nats a token, between policy and sampler at step 0 (as in dpo: trainer-speed.md)", 0.02
+    )
+    kl_limit: float = option("warn when the KL estimate passes this many nats a completion; 0 = never (own)", 10.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_prompts < 1:
+            raise ValueError("batch_prompts is at least 1")
+        if self.beta < 0 or self.missing_end < 0 or self.kl_limit < 0:
+            raise ValueError("beta, missing_end and kl_limit cannot be negative")
+        if not (0 < self.clip < 1 and self.importance_cap >= 1):
+            raise ValueError(f"clip is {self.clip}, importance_cap {self.importance_cap}; hint: 0 to 1, and at least 1")
+        if self.eval_data:
+            raise ValueError("rl has no held-out loss; hint: `python -m pipeline evaluate` measures a policy")
+        if "chosen_fall" in self.stop_on:
+            raise ValueError("rl has no chosen completions; hint: --stop-on kl")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,6 +358,8 @@ class RewardsOptions:
 COMMANDS: dict[str, tuple[type, str]] = {
     "dpo": (DpoOptions, "trainer.dpo:run"),
     "sft": (SftOptions, "trainer.sft:run"),
+    "reward": (RewardModelOptions, "trainer.reward:run"),
+    "rl": (RlOptions, "trainer.rl:run"),
     "logps": (LogpsOptions, "trainer.dpo:run_logps"),
     "rewards": (RewardsOptions, "trainer.rewards:run"),
 }

@@ -6,20 +6,22 @@ Legend: B pairs of a micro-batch (2 B rows), M metrics.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from trainer.adapters import without_adapter
+from trainer.attention_choice import prepare
 from trainer.batches import shuffled, steps_by_count
 from trainer.config import DpoOptions, LogpsOptions, fingerprint
 from trainer.data import data_files
 from trainer.errors import UsageError
-from trainer.logps import check_head, completion_logps, pad
+from trainer.logps import logps_of
 from trainer.losses import PairLogps, pair_losses
 from trainer.measures import metric_names, pair_metrics, told
 from trainer.model import Loaded, cast_parameters, load
-from trainer.optim import MasterAdamW
 from trainer.pairs import Pair, PairSet, read_pairs, tell
 from trainer.ranks import Ranks, joined
 from trainer.reference import (
@@ -35,8 +37,9 @@ from trainer.reference import (
     write_logps,
 )
 from trainer.runlog import say
-from trainer.start import finished, logps_path, prepare_out
+from trainer.start import finished, logps_path, open_optimizer, prepare_out
 from trainer.train import Job, Outcome, train
+from trainer.watchdog import Limit
 
 EXACT = 1e-4  # nats a token: float32 log-probs of one model differ by rounding only (measured 1e-6)
 
@@ -44,12 +47,10 @@ EXACT = 1e-4  # nats a token: float32 log-probs of one model differ by rounding 
 class DpoObjective:
     """loss = sum over pairs of weight * pair loss / sum of weights; the losses are in losses.py."""
 
-    rows_each = 2
-
     def __init__(self, pairs: Sequence[Pair], reference: Logps, loaded: Loaded, options: DpoOptions) -> None:
         self.pairs = pairs
         self.ids = [pair.pair_id for pair in pairs]
-        self.widths = [pair.width for pair in pairs]
+        self.shapes = [pair.tree.shape for pair in pairs]
         self.lengths = [pair.n_tokens for pair in pairs]
         self.weights = [pair.weight for pair in pairs]
         self.metrics = metric_names(reference=not options.reference_free)
@@ -57,8 +58,7 @@ class DpoObjective:
         self.strangers = strangers(pairs, options.max_length) if options.loss == "kto" else ()
         self.options = options
         self.device = loaded.device
-        self.fall = 0.0  # running mean of the chosen log-prob's change, nats a token
-        self.warned = options.chosen_fall
+        self.limits = limits_of(options)
 
     def steps(self, epoch: int) -> Iterator[list[int]]:
         return steps_by_count(shuffled(self.ids, self.options.seed, epoch), self.options.batch_pairs)
@@ -66,7 +66,7 @@ class DpoObjective:
     def outcome(self, model: Any, items: Sequence[int]) -> Outcome:
         pairs = [self.pairs[i] for i in items]
         policy_B2 = self.policy_logps(model, pairs)
-        reference_B2 = self.reference_logps(pairs, policy_B2)
+        reference_B2 = self.reference_logps(model, pairs, policy_B2)
         sizes_B2 = policy_B2.new_tensor([(len(pair.chosen), len(pair.rejected)) for pair in pairs])
         logps = PairLogps(*policy_B2.unbind(1), *reference_B2.unbind(1), *sizes_B2.unbind(1))
         kl = self.kl_estimate(model, items) if self.strangers else None
@@ -77,13 +77,16 @@ class DpoObjective:
 
     def policy_logps(self, model: Any, pairs: Sequence[Pair]) -> Tensor:
         """The model's log-probs of chosen and rejected. Shapes: -> (B, 2)."""
-        batch = pad([row for pair in pairs for row in pair.rows], self.device)
-        return completion_logps(model, batch, self.options.head_mib << 20).view(-1, 2)
+        trees = [pair.tree for pair in pairs]
+        return logps_of(model, trees, self.device, self.options.head_mib << 20).view(-1, 2)
 
-    def reference_logps(self, pairs: Sequence[Pair], like: Tensor) -> Tensor:
+    def reference_logps(self, model: Any, pairs: Sequence[Pair], like: Tensor) -> Tensor:
         """The reference's, NaN where the loss has none: such a loss cannot use it unnoticed. Shapes: -> (B, 2)."""
         if self.options.reference_free:
             return torch.full_like(like, float("nan")).detach()
+        if self.options.reference == "base":
+            with torch.no_grad(), without_adapter(model):
+                return self.policy_logps(model, pairs)
         return like.new_tensor([self.reference[pair.pair_id] for pair in pairs])
 
     @torch.no_grad()
@@ -91,20 +94,29 @@ class DpoObjective:
         """KTO's z before it is bounded: the mean of log pi - log pi_ref of other prompts' completions, over the micro-batch."""
         pairs = [self.strangers[i] for i in items]
         policy_B2 = self.policy_logps(model, pairs)
-        return (policy_B2 - self.reference_logps(pairs, policy_B2)).mean()
+        return (policy_B2 - self.reference_logps(model, pairs, policy_B2)).mean()
 
     def numbers(self, means: dict[str, float], n_items: int, seconds: float) -> dict[str, float]:
         return {**told(means), "pairs_per_s": n_items / seconds}
 
-    def watch(self, step: int, numbers: dict[str, float]) -> None:
-        """Warns when the chosen completions become much less likely, and again at every doubling."""
-        self.fall = 0.9 * self.fall - 0.1 * numbers.get("chosen_shift_per_token", 0.0)
-        if self.fall > self.warned:
-            say(
-                f"warning: at step {step} the chosen log-prob has fallen by {self.fall:.2g} nats a token; "
-                "hint: lower --lr, raise --beta, or use --loss dpo_positive"
-            )
-            self.warned = 2 * self.fall
+
+def limits_of(options: DpoOptions) -> tuple[Limit, ...]:
+    """What the watchdog looks at: how far the chosen log-prob fell, and the KL estimate."""
+    hint = "lower --lr, raise --beta, or use --loss dpo_positive"
+    fell = Limit(
+        "chosen_fall", options.chosen_fall, fall_of, "chosen_shift", highest=False,
+        what="the chosen log-prob has fallen by {:.2g} nats a token", hint=hint,
+    )  # fmt: skip
+    far = Limit(
+        "kl", options.kl_limit, lambda means: means.get("kl"), "kl", highest=True,
+        what="the KL estimate is {:.3g} nats a completion", hint=hint,
+    )  # fmt: skip
+    return fell, far
+
+
+def fall_of(means: dict[str, float]) -> float | None:
+    """How far the chosen log-prob fell in a step, nats a token."""
+    return -means["chosen_shift"] / means["chosen_tokens"] if "chosen_shift" in means else None
 
 
 def strangers(pairs: Sequence[Pair], max_length: int) -> list[Pair]:
@@ -130,8 +142,8 @@ def strangers(pairs: Sequence[Pair], max_length: int) -> list[Pair]:
 
 
 def all_references(loaded: Loaded, found: PairSet, options: DpoOptions, ranks: Ranks) -> Logps:
-    """The reference's log-probs of every pair that the loss asks of it: of none where it has no reference."""
-    if options.reference_free:
+    """The reference's log-probs of every pair that the loss asks of it: of none where it has none, or asks in every step."""
+    if options.reference_free or options.reference == "base":
         return {}
     logps = reference_logps(loaded, found, options, ranks)
     if options.loss == "kto":
@@ -141,7 +153,7 @@ def all_references(loaded: Loaded, found: PairSet, options: DpoOptions, ranks: R
 
 def start_check(loaded: Loaded, pairs: Sequence[Pair], reference: Logps, options: DpoOptions, ranks: Ranks) -> None:
     """Policy and reference are one model before the first step: prints how far their numbers are apart, and bounds it."""
-    if options.reference_free:
+    if options.reference_free or options.reference == "base":
         return
     probe = spread_sample(pairs, options.drift_sample)
     exact = loaded.dtype == torch.float32 and options.reference == "computed"
@@ -149,10 +161,31 @@ def start_check(loaded: Loaded, pairs: Sequence[Pair], reference: Logps, options
     check_drift("policy against reference at step 0", gap, EXACT if exact else options.drift_limit)
 
 
-def identity_of(options: DpoOptions, loaded: Loaded, found: PairSet) -> str:
-    """The run's fingerprint."""
+def identity_of(options: DpoOptions, loaded: Loaded, found: PairSet, held: PairSet | None) -> str:
+    """The run's fingerprint. Held-out pairs are in it where they decide when the run stops."""
     sampler = files_hash(sampler_files(options)) if options.reference == "sampler" else None
-    return fingerprint(options, data=found.data_hash, sampler=sampler, **loaded.hashes)
+    held_out = held.data_hash if held is not None and options.patience else None
+    return fingerprint(options, data=found.data_hash, sampler=sampler, held_out=held_out, **loaded.hashes)
+
+
+def held_out_pairs(options: DpoOptions, loaded: Loaded, found: PairSet) -> PairSet | None:
+    """The pairs to evaluate on; a warning when they are trained on as well."""
+    if not options.eval_data:
+        return None
+    held = read_pairs(data_files(options.eval_data), loaded, options.max_length)
+    tell(held, loaded, ", ".join(options.eval_data))
+    trained = {tuple(pair.prompt) for pair in found.pairs}
+    both = sum(tuple(pair.prompt) in trained for pair in held.pairs)
+    if both:
+        say(f"warning: the prompts of {both} held-out pairs are trained on as well; hint: hold out whole prompts")
+    return held
+
+
+def objective_of(loaded: Loaded, found: PairSet, options: DpoOptions, ranks: Ranks) -> DpoObjective:
+    """Pairs with their reference log-probs, checked against the policy, which has made no step yet."""
+    reference = all_references(loaded, found, options, ranks)
+    start_check(loaded, found.pairs, reference, options, ranks)
+    return DpoObjective(found.pairs, reference, loaded, options)
 
 
 def run(options: DpoOptions) -> dict[str, Any]:
@@ -162,17 +195,16 @@ def run(options: DpoOptions) -> dict[str, Any]:
     loaded = load(options)
     found = read_pairs(files, loaded, options.max_length)
     tell(found, loaded, ", ".join(options.data))
-    identity = identity_of(options, loaded, found)
+    held = held_out_pairs(options, loaded, found)
+    identity = identity_of(options, loaded, found, held)
     before = finished(out, identity)
     if before is not None:
         return before
     with joined(loaded.device) as ranks:
-        optimizer = MasterAdamW(loaded.model, loaded.dtype, options)
-        check_head(loaded.model, loaded.device)
-        reference = all_references(loaded, found, options, ranks)
-        start_check(loaded, found.pairs, reference, options, ranks)
-        objective = DpoObjective(found.pairs, reference, loaded, options)
-        result = train(Job(loaded, optimizer, objective, options, identity, ranks))
+        optimizer = open_optimizer(loaded, options, ranks)
+        objective = objective_of(loaded, found, options, ranks)
+        held_out = objective_of(loaded, held, replace(options, data=options.eval_data), ranks) if held else None
+        result = train(Job(loaded, optimizer, objective, options, identity, ranks, held_out))
     return {**result, "refused": dict(found.refused)}
 
 
@@ -184,7 +216,7 @@ def run_logps(options: LogpsOptions) -> dict[str, Any]:
     found = read_pairs(files, loaded, options.max_length)
     tell(found, loaded, ", ".join(options.data))
     cast_parameters(loaded.model, loaded.dtype)
-    check_head(loaded.model, loaded.device)
+    prepare(loaded.model, loaded.device, options.attention)
     with joined(loaded.device) as ranks:
         logps = score(loaded, found.pairs, options, ranks)
         if ranks.is_first:

@@ -15,6 +15,12 @@ class TrainerError(Exception):
     exit_code = 1
 
 
+class GatePassed(TrainerError):
+    """A limit that the user set as a reason to stop was passed."""
+
+    exit_code = 4
+
+
 class UsageError(TrainerError):
     """The command line or its input cannot be used as it is."""
 

@@ -5,35 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from trainer.config import ModelOptions
+from trainer.adapters import quantised
+from trainer.config import ModelOptions, TrainOptions
 from trainer.errors import EnvironmentProblem, UsageError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MIB = 1 << 20
-# Files of a model folder that are copied byte for byte, so that the tokenizer and template stay exactly what they were.
-COPIED = (
-    "tokenizer",
-    "special_tokens",
-    "added_tokens",
-    "vocab",
-    "merges",
-    "chat_template",
-    "spiece",
-    "generation_config",
-    "tekken",
-)
 
 
 @dataclass(frozen=True)
@@ -53,6 +41,7 @@ class Loaded:
     model_hash: str
     tokenizer_hash: str
     template_hash: str | None
+    adapter_hash: str | None = None
 
     @property
     def hashes(self) -> dict[str, str | None]:
@@ -62,6 +51,7 @@ class Loaded:
             "tokenizer": self.tokenizer_hash,
             "template": self.template_hash,
             "dtype": str(self.dtype),
+            "adapter": self.adapter_hash,
         }
 
 
@@ -102,6 +92,14 @@ def folder_hash(folder: Path) -> str:
     """The model hash of a local folder: of its config.json and *.safetensors."""
     files = sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")], key=lambda p: p.name)
     return short_hash(compact_json(sorted([p.name, p.stat().st_size, _ends_sha256(p)] for p in files)))
+
+
+def adapter_hash(options: ModelOptions) -> str | None:
+    """The hash of the adapter to go on with, and of how the weights below it are kept; None without either."""
+    if not isinstance(options, TrainOptions) or not (options.adapter or options.quantize != "none"):
+        return None
+    files = sorted(Path(options.adapter).glob("adapter_*")) if options.adapter else []
+    return short_hash(compact_json([options.quantize, [[p.name, _ends_sha256(p)] for p in files]]))
 
 
 def model_hash(source: str, commit: str | None = None) -> str:
@@ -197,24 +195,27 @@ def end_token_ids(tokenizer: Any, generation: Any) -> tuple[int, ...]:
     return tuple(dict.fromkeys([tokenizer.eos_token_id, *listed]))
 
 
-def _weights(source: str, init: str, seed: int, attention: str) -> Any:
-    """The model with float32 weights on the CPU: read from the folder, or drawn from the seed."""
+def _weights(source: str, init: str, seed: int, attention: str, quantize: dict[str, Any]) -> Any:
+    """The model with float32 weights on the CPU: read from the folder, or drawn from the seed; 4-bit weights where they belong."""
     if init == "random":
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(
             AutoConfig.from_pretrained(source), dtype=torch.float32, attn_implementation=attention
         )
-    return AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation=attention)
+    return AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, attn_implementation=attention, **quantize)
 
 
 def cast_parameters(model: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Gives the parameters another type, and leaves buffers alone (rotary frequencies must stay float32)."""
+    """Gives the parameters another type; buffers (rotary frequencies), 4-bit weights and those marked `keep_float32` stay."""
     for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
+        if parameter.is_floating_point() and not getattr(parameter, "keep_float32", False):
+            parameter.data = parameter.data.to(dtype)
 
 
 def load(options: ModelOptions, *, init: str = "pretrained", seed: int = 0) -> Loaded:
-    """A model and its tokenizer, with float32 weights on the device; `train` casts them once the optimizer holds its copy.
+    """A model and its tokenizer, with float32 weights on the device; the optimizer casts them once it holds its copy.
+
+    For a training command under torchrun they stay on the CPU, for `open_optimizer` to cut or to move.
 
     Raises:
         UsageError: the folder is missing, or lacks weights, config or tokenizer.
@@ -226,16 +227,19 @@ def load(options: ModelOptions, *, init: str = "pretrained", seed: int = 0) -> L
     forward_dtype = choose_dtype(options.dtype, where)
     try:
         config = AutoConfig.from_pretrained(source)
-        model = _weights(source, init, seed, choose_attention(options.attention, where, forward_dtype))
+        attention = choose_attention(options.attention, where, forward_dtype)
+        model = _weights(source, init, seed, attention, quantised(where) if _is_quantised(options) else {})
     except (OSError, ValueError) as error:
         raise UsageError(
             f"the model {source} cannot be loaded: {error}; hint: --init random needs no weights"
         ) from error
     model.eval()  # no dropout: the reference and the policy must agree; gradients flow all the same
-    model.requires_grad_(True)
+    if not _is_quantised(options):
+        model.requires_grad_(True)
+        model.to(torch.device("cpu") if _may_be_cut(options) else where)
     commit = getattr(config, "_commit_hash", None)
     return Loaded(
-        model=model.to(where),
+        model=model,
         tokenizer=tokenizer,
         source=source,
         device=where,
@@ -245,7 +249,17 @@ def load(options: ModelOptions, *, init: str = "pretrained", seed: int = 0) -> L
         model_hash=model_hash(source, commit),
         tokenizer_hash=tokenizer_hash(tokenizer),
         template_hash=template_hash(tokenizer),
+        adapter_hash=adapter_hash(options),
     )
+
+
+def _is_quantised(options: ModelOptions) -> bool:
+    return isinstance(options, TrainOptions) and options.quantize != "none"
+
+
+def _may_be_cut(options: ModelOptions) -> bool:
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return several and isinstance(options, TrainOptions) and options.shard != "never"
 
 
 @contextmanager
@@ -261,33 +275,3 @@ def memory_hint() -> Iterator[None]:
         raise EnvironmentProblem(
             f"the GPU is out of memory: {error}; hint: lower --micro-batch-tokens or --head-mib"
         ) from error
-
-
-def _flush(paths: Iterable[Path]) -> None:
-    for path in paths:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-
-
-def save(loaded: Loaded, out: Path, dtype: torch.dtype) -> None:
-    """Writes a Hugging Face folder that transformers and vLLM load: staged, flushed, then renamed with config.json last."""
-    staging = out / ".model-staging"
-    shutil.rmtree(staging, ignore_errors=True)
-    cast_parameters(loaded.model, dtype)
-    loaded.model.config.dtype = dtype
-    loaded.model.save_pretrained(staging)
-    source = Path(loaded.source)
-    if source.is_dir():
-        for path in source.iterdir():
-            if path.is_file() and path.name.startswith(COPIED):
-                shutil.copyfile(path, staging / path.name)
-    else:
-        loaded.tokenizer.save_pretrained(staging)
-    if not (staging / "generation_config.json").exists():
-        GenerationConfig.from_model_config(loaded.model.config).save_pretrained(staging)
-    _flush(staging.iterdir())
-    for stale in out.glob("*.safetensors*"):
-        stale.unlink()
-    for path in sorted(staging.iterdir(), key=lambda p: p.name == "config.json"):
-        path.replace(out / path.name)
-    staging.rmdir()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from trainer.checkpoint import Checkpoint, load_state
 from trainer.config import TrainOptions
 from trainer.model import cast_parameters
+from trainer.moments import HalfMomentsAdamW
 from trainer.ranks import Ranks
+from trainer.sharding import is_sharded, whole
 
 
 def rate_at(step: int, total: int, options: TrainOptions) -> float:
@@ -24,27 +28,35 @@ def rate_at(step: int, total: int, options: TrainOptions) -> float:
     return options.lr * (floor + (1 - floor) * shape)
 
 
-class MasterAdamW:
-    """Fused AdamW whose weights and gradients are float32.
+def adam_of(masters: list[Tensor], options: TrainOptions) -> torch.optim.Optimizer:
+    """AdamW over float32 weights, its moments in the type asked for; weight decay on matrices only."""
+    matrices = [w for w in masters if w.dim() >= 2]
+    vectors = [w for w in masters if w.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    betas = (options.adam_beta1, options.adam_beta2)
+    if options.moments == "bfloat16":
+        return HalfMomentsAdamW(groups, lr=options.lr, betas=betas, seed=options.seed)
+    return torch.optim.AdamW(groups, lr=options.lr, betas=betas, fused=True)
 
-    With a float32 model they are the model's own. Otherwise they are copies: gradients are added up in float32 after every
-    micro-batch, and the model gets the rounded weights after every step, so small updates are never lost in rounding.
+
+class MasterAdamW:
+    """AdamW whose weights and gradients are float32; weights that need no gradient are left as they are.
+
+    With a float32 model, and with one that is cut over ranks, they are the model's own. Otherwise they are copies: gradients
+    are added up in float32 after every micro-batch, and the model gets the rounded weights after every step, so small updates
+    are never lost in rounding.
     """
 
     def __init__(self, model: torch.nn.Module, dtype: torch.dtype, options: TrainOptions) -> None:
-        self.names, self.weights = zip(*model.named_parameters(), strict=True)
-        self.copied = dtype != torch.float32
+        trained = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+        self.names, self.weights = zip(*trained, strict=True)
+        self.sharded = is_sharded(model)
+        self.copied = dtype != torch.float32 and not self.sharded
         self.masters: list[Tensor] = [w.detach().clone() for w in self.weights] if self.copied else list(self.weights)
-        cast_parameters(model, dtype)
+        if self.copied:
+            cast_parameters(model, dtype)
         self.max_norm = options.max_grad_norm
-        matrices = [w for w in self.masters if w.dim() >= 2]
-        vectors = [w for w in self.masters if w.dim() < 2]
-        self.adam = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-            lr=options.lr,
-            betas=(options.adam_beta1, options.adam_beta2),
-            fused=True,
-        )
+        self.adam = adam_of(self.masters, options)
 
     def accumulate(self) -> None:
         """Moves the gradients of one backward pass to the float32 sum."""
@@ -61,11 +73,12 @@ class MasterAdamW:
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
         gradients = [master.grad for master in self.masters if master.grad is not None]
-        ranks.sum_in_place(gradients)
+        if not self.sharded:
+            ranks.sum_in_place(gradients)
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.max_norm > 0:
             torch.nn.utils.clip_grads_with_norm_(self.masters, self.max_norm, norm)
-        return norm
+        return whole(norm)
 
     def step(self, rate: float) -> None:
         """One update; gradients are forgotten."""
@@ -82,22 +95,41 @@ class MasterAdamW:
             for weight, master in zip(self.weights, self.masters, strict=True):
                 weight.copy_(master)
 
+    def whole_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Each trained weight's name and float32 values, one after the other, in one piece. Every rank must go through them."""
+        return ((name, whole(master.detach())) for name, master in zip(self.names, self.masters, strict=True))
+
     @torch.no_grad()
-    def to_model(self) -> None:
-        """Makes the model's own weights the float32 ones: training is over."""
-        for weight, master in zip(self.weights, self.masters, strict=True):
-            weight.data = master.data
+    def unhealthy(self) -> list[str]:
+        """The weights that are not finite, or whose moments are not: no checkpoint may hold them. Every rank must ask."""
+        found = []
+        for name, master in zip(self.names, self.masters, strict=True):
+            kept = [master.detach(), *(v for v in self.adam.state.get(master, {}).values() if v.dim())]
+            norms = [whole(torch.linalg.vector_norm(tensor, dtype=torch.float32)) for tensor in kept]
+            if not all(bool(norm.isfinite()) for norm in norms):
+                found.append(name)
+        return found
 
     def state(self) -> dict[str, Any]:
-        """All that a checkpoint needs."""
+        """All that a checkpoint needs, by the weights' names."""
+        moments = [self._moments(master) for master in self.masters]
         return {
             "weights": dict(zip(self.names, (m.detach() for m in self.masters), strict=True)),
-            "adam": self.adam.state_dict(),
+            "adam": dict(zip(self.names, moments, strict=True)),
         }
 
+    def _moments(self, master: Tensor) -> dict[str, Tensor]:
+        """AdamW's state of one weight, made up as zeros where there was no step yet (a run that goes on fills it)."""
+        state: dict[str, Tensor] = self.adam.state[master]
+        if not state:
+            like = torch.bfloat16 if isinstance(self.adam, HalfMomentsAdamW) else None
+            state["step"] = torch.tensor(0.0, device=None if like else master.device)
+            state["exp_avg"] = torch.zeros_like(master.detach(), dtype=like)
+            state["exp_avg_sq"] = torch.zeros_like(master.detach(), dtype=like)
+        return dict(state)
+
     @torch.no_grad()
-    def restore(self, state: dict[str, Any]) -> None:
-        for name, master in zip(self.names, self.masters, strict=True):
-            master.copy_(state["weights"][name])
-        self.adam.load_state_dict(state["adam"])
+    def restore(self, found: Checkpoint, ranks: Ranks) -> None:
+        """Takes weights and moments from a checkpoint, in place. Every rank must call it."""
+        load_state(found, self.state(), ranks)
         self.publish()

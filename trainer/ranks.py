@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from trainer.errors import TrainerError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,20 @@ class Ranks:
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What the first rank makes, on every rank; what it raises is raised on every rank."""
+        made: T | None = None
+        error: TrainerError | None = None
+        if self.is_first:
+            try:
+                made = make()
+            except TrainerError as raised:
+                error = raised
+        made, error = self.gather((made, error))[0]
+        if error is not None:
+            raise error
+        return cast(T, made)
 
     def wait(self) -> None:
         """Returns when every rank has come here."""

@@ -18,15 +18,16 @@ import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
-from trainer.batches import deal, micro_batches
+from trainer.batches import micro_batches
 from trainer.checkpoint import flush
 from trainer.config import DpoOptions, ModelOptions, config_hash
 from trainer.errors import TrainerError, UsageError
-from trainer.logps import completion_logps, pad
+from trainer.logps import logps_of, shapes_for
 from trainer.model import Loaded, micro_batch_budget
 from trainer.pairs import Pair, PairSet
 from trainer.ranks import Ranks
 from trainer.runlog import say
+from trainer.sharding import turns
 
 Logps = dict[str, tuple[float, float]]  # pair_id -> (chosen, rejected), nats
 
@@ -46,16 +47,13 @@ class Drift:
 @torch.no_grad()
 def score(loaded: Loaded, pairs: Sequence[Pair], options: ModelOptions, ranks: Ranks) -> Logps:
     """The model's own log-probabilities of the pairs: batches of similar length, dealt to the ranks."""
-    widths = [pair.width for pair in pairs]
-    parts = micro_batches(range(len(pairs)), widths, 2, micro_batch_budget(options.micro_batch_tokens, loaded.device))
+    shapes = shapes_for(loaded.model, [pair.tree.shape for pair in pairs])
+    parts = micro_batches(range(len(pairs)), shapes, micro_batch_budget(options.micro_batch_tokens, loaded.device))
     own: Logps = {}
-    for part in tqdm(
-        deal(parts, widths, ranks.size, ranks.rank), desc="log-probs", disable=not ranks.is_first, mininterval=10
-    ):
-        logps = completion_logps(
-            loaded.model, pad([row for i in part for row in pairs[i].rows], loaded.device), options.head_mib << 20
-        )
-        for i, (chosen, rejected) in zip(part, logps.view(-1, 2).tolist(), strict=True):
+    mine = turns(loaded.model, parts, shapes, ranks)
+    for part, counts in tqdm(mine, desc="log-probs", disable=not ranks.is_first, mininterval=10):
+        logps = logps_of(loaded.model, [pairs[i].tree for i in part], loaded.device, options.head_mib << 20)
+        for i, (chosen, rejected) in zip(part if counts else (), logps.view(-1, 2).tolist(), strict=counts):
             own[pairs[i].pair_id] = (chosen, rejected)
     everything = {name: value for share in ranks.gather(own) for name, value in share.items()}
     bad = [name for name, value in everything.items() if not all(map(math.isfinite, value))]
@@ -70,12 +68,13 @@ def cache_key(loaded: Loaded, data_hash: str, options: ModelOptions) -> dict[str
     """Everything that changes the numbers."""
     return {
         "model_hash": loaded.model_hash,
+        "adapter_hash": loaded.adapter_hash,
         "tokenizer_hash": loaded.tokenizer_hash,
         "template_hash": loaded.template_hash,
         "data_hash": data_hash,
         "dtype": str(loaded.dtype),
         "device": loaded.device.type,
-        "attention": loaded.model.config._attn_implementation,
+        "attention": loaded.model.base_model.config._attn_implementation,
         "max_length": options.max_length,
         "micro_batch_tokens": micro_batch_budget(options.micro_batch_tokens, loaded.device),
         "torch": torch.__version__,

@@ -1,4 +1,4 @@
-"""What a run says while it goes: a bar on the terminal, one JSON line a step, TensorBoard events."""
+"""What a run says while it goes: a bar on the terminal, one JSON line a step, TensorBoard events, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tqdm import tqdm
+
+from trainer.errors import EnvironmentProblem
 
 
 def say(text: str) -> None:
@@ -19,10 +21,36 @@ def say(text: str) -> None:
     tqdm.write(f"trainer: {text}", file=sys.stderr)
 
 
-class RunLog:
-    """Writes `log.jsonl` and TensorBoard's files. On other ranks than the first it is silent."""
+class JsonLines:
+    """A file of JSON lines, each with a "step": opened for appending, without lines of steps that will be done again."""
 
-    def __init__(self, out: Path, *, total: int, start: int, tensorboard: bool, active: bool) -> None:
+    def __init__(self, path: Path, start: int) -> None:
+        lines = path.read_text().splitlines() if start and path.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= start]
+        staged = path.with_name(f".{path.name}.staged")
+        with staged.open("w") as file:
+            file.writelines(line + "\n" for line in kept)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+        self.file = path.open("a")
+
+    def write(self, content: dict[str, Any]) -> None:
+        """One line, handed to the system at once: a killed process loses none."""
+        self.file.write(json.dumps(content) + "\n")
+        self.file.flush()
+
+    def sync(self) -> None:
+        """Returns when all lines are on the disk."""
+        os.fsync(self.file.fileno())
+
+
+class RunLog:
+    """Writes `log.jsonl`, `alarms.jsonl`, TensorBoard's files and Weights & Biases. On other ranks than the first it is silent."""
+
+    def __init__(
+        self, out: Path, *, total: int, start: int, tensorboard: bool, active: bool, wandb: str = "", run_id: str = ""
+    ) -> None:
         terminal = sys.stderr.isatty()
         self.bar = tqdm(
             total=total,
@@ -32,20 +60,34 @@ class RunLog:
             mininterval=0.5 if terminal else 30,
             file=sys.stderr,
         )
-        self.file: IO[str] | None = _kept_until(out / "log.jsonl", start) if active else None
+        self.lines = JsonLines(out / "log.jsonl", start) if active else None
+        self.alarms = JsonLines(out / "alarms.jsonl", start) if active else None
         self.board = _board(out, start) if active and tensorboard else None
+        self.wandb = _wandb(out, wandb, run_id) if active and wandb else None
 
     def write(self, step: int, numbers: dict[str, float]) -> None:
         """One step's numbers, 1-based."""
-        if self.file is None:
+        if self.lines is None:
             return
-        self.file.write(json.dumps({"step": step, **numbers}) + "\n")
-        self.file.flush()
+        self.lines.write({"step": step, **numbers})
         shown = {k: f"{numbers[k]:.4g}" for k in ("loss", "accuracy", "margin", "tokens_per_s") if k in numbers}
         self.bar.set_postfix(shown, refresh=False)
         if self.board is not None:
             for name, value in numbers.items():
                 self.board.add_scalar(name, value, step)
+        if self.wandb is not None:
+            self.wandb.log(numbers, step=step)
+
+    def alarm(self, content: dict[str, Any]) -> None:
+        """One line of what the watchdog saw."""
+        if self.alarms is not None:
+            self.alarms.write(content)
+
+    def sync(self) -> None:
+        """Returns when the lines are on the disk: a checkpoint must not outlive them."""
+        for lines in (self.lines, self.alarms):
+            if lines is not None:
+                lines.sync()
 
     def advance(self) -> None:
         self.bar.update()
@@ -55,18 +97,13 @@ class RunLog:
 
     def __exit__(self, *error: object) -> None:
         self.bar.close()
-        if self.file is not None:
-            self.file.close()
+        for lines in (self.lines, self.alarms):
+            if lines is not None:
+                lines.file.close()
         if self.board is not None:
             self.board.close()
-
-
-def _kept_until(path: Path, start: int) -> IO[str]:
-    """The log opened for appending, without lines of steps that will be done again."""
-    lines = path.read_text().splitlines() if start and path.exists() else []
-    kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= start]
-    path.write_text("".join(line + "\n" for line in kept))
-    return path.open("a")
+        if self.wandb is not None:
+            self.wandb.finish()
 
 
 def _board(out: Path, start: int) -> Any:
@@ -78,3 +115,11 @@ def _board(out: Path, start: int) -> Any:
         say("TensorBoard is not installed, so only log.jsonl is written; hint: pip install tensorboard")
         return None
     return SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)
+
+
+def _wandb(out: Path, project: str, run_id: str) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise EnvironmentProblem("--wandb needs the package wandb; hint: pip install wandb") from error
+    return wandb.init(project=project, dir=str(out), id=run_id, name=out.name, resume="allow")

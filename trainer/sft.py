@@ -15,13 +15,14 @@ from trainer.batches import shuffled, steps_by_tokens
 from trainer.config import SftOptions, fingerprint
 from trainer.data import Encoded, Texts, data_files, encode, grouped, read_rows, render
 from trainer.errors import UsageError
-from trainer.logps import Row, check_head, completion_logps, pad
+from trainer.logps import completion_logps
 from trainer.model import Loaded, load
-from trainer.optim import MasterAdamW
+from trainer.packing import lay, tree_of
 from trainer.ranks import joined
 from trainer.runlog import say
-from trainer.start import finished, prepare_out
+from trainer.start import finished, open_optimizer, prepare_out
 from trainer.train import Job, Outcome, train
+from trainer.watchdog import Limit
 
 GROUP = 4096  # rows rendered and tokenised at a time
 
@@ -87,32 +88,31 @@ def content_ids(documents: Sequence[Encoded]) -> list[str]:
 class SftObjective:
     """loss = - sum over scored tokens of log pi(token | before) / their number in the step."""
 
-    rows_each = 1
     metrics = ("tokens",)
+    limits: tuple[Limit, ...] = ()
 
     def __init__(self, documents: Sequence[Encoded], loaded: Loaded, options: SftOptions) -> None:
         self.ids = content_ids(documents)
         self.options = options
         self.device = loaded.device
         given = [len(d.prompt) if options.completion_only else 1 for d in documents]
-        self.rows = [Row(d.prompt + d.completion, n) for d, n in zip(documents, given, strict=True)]
-        self.widths = self.lengths = [len(row.ids) for row in self.rows]
-        self.weights = [float(len(row.ids) - max(row.n_given, 1)) for row in self.rows]
+        self.trees = [tree_of(d.prompt + d.completion, n) for d, n in zip(documents, given, strict=True)]
+        self.shapes = [tree.shape for tree in self.trees]
+        self.lengths = [shape.n_plain for shape in self.shapes]
+        self.weights = [float(*shape.sizes) for shape in self.shapes]
 
     def steps(self, epoch: int) -> Iterator[list[int]]:
         order = shuffled(self.ids, self.options.seed, epoch)
         return steps_by_tokens(order, self.lengths, self.options.batch_tokens)
 
     def outcome(self, model: Any, items: Sequence[int]) -> Outcome:
-        batch = pad([self.rows[i] for i in items], self.device)
-        losses_B = -completion_logps(model, batch, self.options.head_mib << 20)
-        return Outcome(losses_B.sum(), losses_B.detach(), batch.target_N.new_tensor([len(batch.target_N)]))
+        packed = lay([self.trees[i] for i in items], self.device)
+        losses_B = -completion_logps(model, packed, self.options.head_mib << 20)
+        tokens_B1 = losses_B.new_tensor([[self.weights[i]] for i in items])
+        return Outcome(losses_B.sum(), losses_B.detach(), tokens_B1)
 
     def numbers(self, means: dict[str, float], n_items: int, seconds: float) -> dict[str, float]:
         return {"documents_per_s": n_items / seconds, "scored_tokens": means["tokens"] * n_items}
-
-    def watch(self, step: int, numbers: dict[str, float]) -> None:
-        return None
 
 
 def run(options: SftOptions) -> dict[str, Any]:
@@ -135,7 +135,6 @@ def run(options: SftOptions) -> dict[str, Any]:
         return before
     say(f"{len(documents)} rows, {sum(objective.lengths)} tokens, on {loaded.device} in {loaded.dtype}")
     with joined(loaded.device) as ranks:
-        optimizer = MasterAdamW(loaded.model, loaded.dtype, options)
-        check_head(loaded.model, loaded.device)
+        optimizer = open_optimizer(loaded, options, ranks)
         result = train(Job(loaded, optimizer, objective, options, identity, ranks))
     return {**result, "refused": dict(refused)}

@@ -1,4 +1,4 @@
-"""A model cut over GPUs by FSDP2, and what must hold around it: one way into its forward pass, equally many passes on every rank."""
+"""A model cut over GPUs by FSDP2, and what must hold: one way into its forward pass, equally many passes on every rank."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
-from trainer.batches import deal
+from trainer.batches import Shape, deal, n_tokens
 from trainer.config import TrainOptions
 from trainer.errors import TrainerError
 from trainer.ranks import Ranks
@@ -94,18 +94,18 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def turns(
-    model: Any, parts: Sequence[Sequence[int]], widths: Sequence[int], ranks: Ranks
+    model: Any, parts: Sequence[Sequence[int]], shapes: Sequence[Shape], ranks: Ranks
 ) -> list[tuple[list[int], bool]]:
     """This rank's micro-batches; of a cut model as many as the busiest rank has, since all ranks gather a layer or none.
 
     Returns: each with whether it counts; a filler does not.
     """
-    mine = deal(parts, widths, ranks.size, ranks.rank)
+    mine = deal(parts, shapes, ranks.size, ranks.rank)
     if not is_sharded(model) or not parts:
         return [(part, True) for part in mine]
-    most = max(len(deal(parts, widths, ranks.size, rank)) for rank in range(ranks.size))
-    filler = list(min(parts, key=lambda part: len(part) * max(widths[i] for i in part)))
-    return [*((part, True) for part in mine), *((filler, False) for _ in range(most - len(mine)))]
+    most = max(len(deal(parts, shapes, ranks.size, rank)) for rank in range(ranks.size))
+    filler = min(parts, key=lambda part: n_tokens(part, shapes))
+    return [*((part, True) for part in mine), *((list(filler), False) for _ in range(most - len(mine)))]
 
 
 def local(tensors: Iterable[Tensor]) -> list[Tensor]:

@@ -7,9 +7,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from trainer.adapters import add_adapter
+from trainer.attention_choice import prepare
 from trainer.config import TrainOptions
 from trainer.errors import UsageError
+from trainer.model import Loaded
+from trainer.optim import MasterAdamW
+from trainer.ranks import Ranks
 from trainer.runlog import say
+from trainer.sharding import shard, wants_sharding
 
 
 def prepare_out(options: TrainOptions) -> Path:
@@ -26,6 +32,30 @@ def prepare_out(options: TrainOptions) -> Path:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         (out / "train.json").unlink(missing_ok=True)
     return out
+
+
+def open_optimizer(loaded: Loaded, options: TrainOptions, ranks: Ranks) -> MasterAdamW:
+    """The optimizer of a run: the model gets its adapter, is cut over the ranks or moved to its device, cast, and takes trees.
+
+    No forward pass may come before this.
+
+    Raises:
+        UsageError: adapters or 4-bit weights are asked for where they cannot be.
+    """
+    if options.adapted:
+        if not hasattr(loaded.model, "generate"):
+            raise UsageError("adapters are for language models; hint: leave --lora-rank out to train all weights")
+        add_adapter(loaded.model, options, loaded.source)
+    if wants_sharding(loaded.model, options, ranks, loaded.device):
+        if options.quantize != "none":
+            raise UsageError("4-bit weights cannot be cut over ranks; hint: --quantize none, or --shard never")
+        shard(loaded.model, ranks, loaded.device, loaded.dtype)
+        say(f"weights and optimizer are cut over {ranks.size} ranks (FSDP2)")
+    elif options.quantize == "none":
+        loaded.model.to(loaded.device)
+    optimizer = MasterAdamW(loaded.model, loaded.dtype, options)
+    prepare(loaded.model, loaded.device, options.attention)
+    return optimizer
 
 
 def finished(out: Path, identity: str) -> dict[str, Any] | None:

@@ -10,34 +10,38 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from trainer.batches import deal, micro_batches
-from trainer.checkpoint import load_state, newest_whole, save_checkpoint, write_text
+from trainer.batches import Shape, micro_batches, n_tokens
+from trainer.checkpoint import Checkpoint, newest_whole, path_of, read_whole, save_checkpoint, write_text
 from trainer.config import TrainOptions
 from trainer.errors import TrainerError
-from trainer.model import DTYPES, Loaded, memory_hint, micro_batch_budget, save
+from trainer.evaluate import Patience, evaluate
+from trainer.interrupt import stop_flag
+from trainer.logps import shapes_for
+from trainer.model import Loaded, memory_hint, micro_batch_budget
 from trainer.optim import MasterAdamW, rate_at
 from trainer.ranks import Ranks
 from trainer.runlog import RunLog, say
+from trainer.saving import save_trained
+from trainer.sharding import turns
+from trainer.watchdog import Batch, Limit, Watchdog
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One micro-batch: the weighted loss to differentiate (a sum), each item's loss, and the metrics' sums over items."""
+    """One micro-batch: the weighted loss to differentiate (a sum), each item's loss, and each item's metrics."""
 
     loss: Tensor
     losses_B: Tensor
-    sums_M: Tensor
+    metrics_BM: Tensor
 
 
 class Objective(Protocol):
@@ -48,24 +52,20 @@ class Objective(Protocol):
         """The items' names."""
 
     @property
-    def widths(self) -> Sequence[int]:
-        """Each item's longest row, in tokens."""
-
-    @property
-    def lengths(self) -> Sequence[int]:
-        """Each item's tokens, all rows together."""
+    def shapes(self) -> Sequence[Shape]:
+        """Each item's prompt and completions, in numbers."""
 
     @property
     def weights(self) -> Sequence[float]:
         """Each item's share in a step's mean."""
 
     @property
-    def rows_each(self) -> int:
-        """Rows an item brings to a forward pass."""
+    def metrics(self) -> Sequence[str]:
+        """The names of `Outcome.metrics_BM`'s columns."""
 
     @property
-    def metrics(self) -> Sequence[str]:
-        """The names of `Outcome.sums_M`."""
+    def limits(self) -> Sequence[Limit]:
+        """What the watchdog looks at."""
 
     def steps(self, epoch: int) -> Iterator[list[int]]:
         """The items of every optimizer step of one epoch."""
@@ -76,13 +76,10 @@ class Objective(Protocol):
     def numbers(self, means: dict[str, float], n_items: int, seconds: float) -> dict[str, float]:
         """What the log shows of one step, given the metrics' means over its items."""
 
-    def watch(self, step: int, numbers: dict[str, float]) -> None:
-        """Warns when the numbers look unhealthy."""
-
 
 @dataclass(frozen=True)
 class Job:
-    """One training run: all that the loop needs. `identity` is its fingerprint."""
+    """One training run: all that the loop needs. `identity` is its fingerprint; `held_out` is what it is evaluated on."""
 
     loaded: Loaded
     optimizer: MasterAdamW
@@ -90,91 +87,124 @@ class Job:
     options: TrainOptions
     identity: str
     ranks: Ranks
+    held_out: Objective | None = None
 
     @property
     def out(self) -> Path:
         return Path(self.options.out)
 
 
+@dataclass
+class Progress:
+    """How far a run is: the steps done, what the watchdog remembers, and the best evaluation."""
+
+    step: int = 0
+    watch: dict[str, dict[str, float]] = field(default_factory=lambda: {"means": {}, "told": {}})
+    patience: Patience = field(default_factory=Patience)
+
+
 def train(job: Job) -> dict[str, Any]:
     """Trains to the end, saves the model, and returns the last numbers.
 
     Raises:
-        TrainerError: a loss or gradient is not finite; nothing is saved of it.
+        TrainerError: a loss, gradient or weight is not finite; nothing is saved of it.
+        GatePassed: the watchdog was asked to stop.
         KeyboardInterrupt: interrupted; a checkpoint was written first.
     """
     objective, optimizer, options, ranks = job.objective, job.optimizer, job.options, job.ranks
-    device = job.loaded.device
+    model, device = job.loaded.model, job.loaded.device
     budget = micro_batch_budget(options.micro_batch_tokens, device)
+    shapes = shapes_for(model, objective.shapes)
     plan = [step for epoch in range(options.epochs) for step in objective.steps(epoch)]
     plan = plan[: options.max_steps or None]
-    start = resume(job)
-    numbers: dict[str, float] = {}
-    log = RunLog(job.out, total=len(plan), start=start, tensorboard=options.tensorboard, active=ranks.is_first)
+    progress = resume(job)
+    start, numbers, batch = progress.step, dict[str, float](), Batch((), (), (), ())
     began = time.perf_counter()
+    log = RunLog(
+        job.out, total=len(plan), start=start, tensorboard=options.tensorboard, active=ranks.is_first,
+        wandb=options.wandb, run_id=job.identity,
+    )  # fmt: skip
     with log, stop_flag() as stop, memory_hint():
+        watchdog = Watchdog(objective.limits, options.stop_on, progress.watch, log, ranks)
         for step in range(start, len(plan)):
+            if 0 < options.patience <= progress.patience.behind:
+                say(f"stopping after step {step}: {options.patience} evaluations without a lower eval_loss")
+                break
             tick = time.perf_counter()
             items = plan[step]
             weight = math.fsum(objective.weights[i] for i in items)
             totals = torch.zeros(3 + len(objective.metrics), dtype=torch.float64, device=device)
-            done: list[tuple[list[int], Tensor]] = []
-            parts = micro_batches(items, objective.widths, objective.rows_each, budget)
-            for part in deal(parts, objective.widths, ranks.size, ranks.rank):
-                outcome = objective.outcome(job.loaded.model, part)
-                (outcome.loss / weight).backward()
+            done: list[tuple[list[int], Tensor, Tensor]] = []
+            parts = micro_batches(items, shapes, budget)
+            for part, counts in turns(model, parts, shapes, ranks):
+                outcome = objective.outcome(model, part)
+                (outcome.loss * (counts / weight)).backward()
                 optimizer.accumulate()
-                totals[0] += outcome.loss.detach() / weight
-                totals[3:] += outcome.sums_M
-                done.append((part, outcome.losses_B))
+                if counts:
+                    totals[0] += outcome.loss.detach() / weight
+                    totals[3:] += outcome.metrics_BM.sum(0)
+                    done.append((part, outcome.losses_B, outcome.metrics_BM))
             norm = optimizer.reduce(ranks)
             totals[1] = stop.is_set
             ranks.sum_in_place([totals])
             totals[2] = norm
             loss, stopping, grad_norm, *sums = totals.tolist()  # the one wait for the device in a step
-            if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-                raise TrainerError(not_finite(job, done, f"loss {loss}, gradient norm {grad_norm} at step {step + 1}"))
+            means = {name: value / len(items) for name, value in zip(objective.metrics, sums, strict=True)}
+            batch = Batch(done, objective.ids, objective.weights, objective.metrics)
+            watchdog.check_finite(step + 1, loss, grad_norm, batch)
+            watchdog.look(step + 1, means, batch)
             rate = rate_at(step, len(plan), options)
             optimizer.step(rate)
 
+            progress.step = step + 1
             seconds = time.perf_counter() - tick
-            means = {name: value / len(items) for name, value in zip(objective.metrics, sums, strict=True)}
             numbers = {
                 "loss": loss,
                 **objective.numbers(means, len(items), seconds),
                 "grad_norm": grad_norm,
                 "lr": rate,
             }
-            n_tokens = sum(objective.lengths[i] for i in items)
-            numbers |= {"tokens_per_s": n_tokens / seconds, "padding": padding(n_tokens, parts, objective)}
-            objective.watch(step + 1, numbers)
+            numbers |= economy(parts, objective.shapes, shapes, seconds)
+            best = False
+            if job.held_out is not None and is_due(step + 1, options.eval_every, len(plan), at_end=True):
+                numbers |= evaluate(job, job.held_out)
+                best = progress.patience.note(step + 1, numbers["eval_loss"])
             log.advance()
-            if (step + 1) % options.log_every == 0 or step + 1 == len(plan):
+            if (step + 1) % options.log_every == 0 or step + 1 == len(plan) or "eval_loss" in numbers:
                 log.write(step + 1, numbers)
-            if stopping or is_due(step + 1, len(plan), options):
-                write_checkpoint(job, step + 1)
+            kept = best and options.patience > 0
+            if stopping or kept or is_due(step + 1, options.checkpoint_every, len(plan), at_end=False):
+                log.sync()
+                write_checkpoint(job, progress, watchdog, batch)
             if stopping:
                 raise KeyboardInterrupt
-    result = {**numbers, **summary(objective, plan[start:], time.perf_counter() - began), "steps": len(plan)}
+        stop_unhealthy(job, watchdog, progress.step, batch)
+    take_best(job, progress)
+    steps = {"steps": progress.step} | ({"best_step": progress.patience.best_step} if options.patience else {})
+    result = {**numbers, **summary(objective, plan[start : progress.step], time.perf_counter() - began), **steps}
     finish(job, result)
     return result
 
 
-def padding(n_tokens: int, parts: Sequence[Sequence[int]], objective: Objective) -> float:
-    """The share of a step's positions that hold no token."""
-    places = sum(len(part) * objective.rows_each * max(objective.widths[i] for i in part) for part in parts)
-    return 1 - n_tokens / places
+def economy(
+    parts: Sequence[Sequence[int]], plain: Sequence[Shape], shapes: Sequence[Shape], seconds: float
+) -> dict[str, float]:
+    """A step's speed in real tokens, the share of positions that held none, and the share of plain rows' tokens that was saved."""
+    n_plain = sum(plain[i].n_plain for part in parts for i in part)
+    places = sum(n_tokens(part, shapes) for part in parts)
+    n_real = min(places, n_plain)
+    return {"tokens_per_s": n_real / seconds, "padding": 1 - n_real / places, "shared": 1 - n_real / n_plain}
 
 
-def is_due(step: int, total: int, options: TrainOptions) -> bool:
-    """Whether a checkpoint belongs after this step, 1-based; the end needs none."""
-    return options.checkpoint_every > 0 and step % options.checkpoint_every == 0 and step < total
+def is_due(step: int, every: int, total: int, *, at_end: bool) -> bool:
+    """Whether something done every so many steps (0 = never) is due after this step, 1-based, and whether the last counts."""
+    return at_end if step == total else every > 0 and step % every == 0
 
 
 def summary(objective: Objective, plan: Sequence[Sequence[int]], seconds: float) -> dict[str, float]:
     """Counts and rates over all steps done in this process."""
     items = [i for step in plan for i in step]
-    tokens = sum(objective.lengths[i] for i in items)
+    tokens = sum(objective.shapes[i].n_plain for i in items)
     return {
         "items": len(items),
         "tokens": tokens,
@@ -184,49 +214,67 @@ def summary(objective: Objective, plan: Sequence[Sequence[int]], seconds: float)
     }
 
 
-def not_finite(job: Job, done: Sequence[tuple[list[int], Tensor]], what: str) -> str:
-    """The message that names the items to look at: those whose own loss is not finite, else the whole step's."""
-    ids = job.objective.ids
-    named = [(ids[i], value) for part, losses_B in done for i, value in zip(part, losses_B.tolist(), strict=True)]
-    everywhere = [pair for own in job.ranks.gather(named) for pair in own]
-    bad = [name for name, value in everywhere if not math.isfinite(value)] or [name for name, _ in everywhere]
-    shown = ", ".join(bad[:8]) + (f" and {len(bad) - 8} more" if len(bad) > 8 else "")
-    return (
-        f"{what}: stopped before the update, nothing saved; in {shown}; "
-        "hint: look at these rows, lower --lr, or use --dtype float32"
-    )
-
-
-def resume(job: Job) -> int:
-    """Goes back to the newest whole checkpoint. Returns how many steps are done.
+def resume(job: Job) -> Progress:
+    """Goes back to the newest whole checkpoint.
 
     Raises:
         UsageError: the checkpoint is another run's.
     """
     if job.options.resume == "never":
-        return 0
-    found = newest_whole(job.out / "checkpoints", job.identity)
+        return Progress()
+    found = job.ranks.from_first(lambda: newest_whole(job.out / "checkpoints", job.identity))
     if found is None:
-        return 0
-    job.optimizer.restore(load_state(found, job.loaded.device))
+        return Progress()
+    job.optimizer.restore(found, job.ranks)
     say(f"going on from {found.path}")
-    return found.step
+    return Progress(found.step, found.progress["watch"], Patience(**found.progress["patience"]))
 
 
-def write_checkpoint(job: Job, step: int) -> None:
-    """The first rank writes, the others wait."""
-    if job.ranks.is_first:
-        state = job.optimizer.state()
-        save_checkpoint(job.out / "checkpoints", step, state, job.identity, job.options.keep_checkpoints)
-    job.ranks.wait()
+def stop_unhealthy(job: Job, watchdog: Watchdog, step: int, batch: Batch) -> None:
+    """Stops before weights that are not finite reach a disk.
+
+    Raises:
+        TrainerError: naming the weights, and the items of the last step.
+    """
+    bad = job.optimizer.unhealthy()
+    if bad:
+        watchdog.stop(
+            step, f"{', '.join(bad[:3])} and their kind are not finite after step {step}: nothing saved", batch
+        )
+
+
+def write_checkpoint(job: Job, progress: Progress, watchdog: Watchdog, batch: Batch) -> None:
+    """All ranks write their part of a checkpoint."""
+    stop_unhealthy(job, watchdog, progress.step, batch)
+    folder = job.out / "checkpoints"
+    kept = {"watch": watchdog.state, "patience": progress.patience.state()}
+    found = Checkpoint(path_of(folder, progress.step), progress.step, job.identity, kept)
+    best = progress.patience.best_step if job.options.patience else None
+    save_checkpoint(folder, found, job.optimizer.state(), job.ranks, job.options.keep_checkpoints, best)
+
+
+def take_best(job: Job, progress: Progress) -> None:
+    """With `--patience`, goes back to the best evaluation's weights.
+
+    Raises:
+        TrainerError: their checkpoint is not whole any more.
+    """
+    best = progress.patience.best_step
+    if not job.options.patience or best in (None, progress.step):
+        return
+    found = job.ranks.from_first(lambda: read_whole(path_of(job.out / "checkpoints", best)))
+    if found is None or found.fingerprint != job.identity:
+        raise TrainerError(
+            f"the checkpoint of the best evaluation, step {best}, is not whole; hint: --resume never trains again"
+        )
+    job.optimizer.restore(found, job.ranks)
+    say(f"the weights are those after step {best}, the lowest eval_loss")
 
 
 def finish(job: Job, result: dict[str, Any]) -> None:
     """Saves the model, then `train.json`: a run with this file is complete."""
+    save_trained(job.loaded, job.optimizer.whole_weights(), job.options, job.ranks)
     if job.ranks.is_first:
-        job.optimizer.to_model()
-        asked = job.options.save_dtype
-        save(job.loaded, job.out, job.loaded.saved_dtype if asked == "auto" else DTYPES[asked])
         receipt = {
             "fingerprint": job.identity,
             "options": vars(job.options),
@@ -236,28 +284,3 @@ def finish(job: Job, result: dict[str, Any]) -> None:
         write_text(job.out / "train.json", json.dumps(receipt, indent=1))
         say(f"saved the model in {job.out}")
     job.ranks.wait()
-
-
-class StopFlag:
-    """Whether the run was asked to stop."""
-
-    is_set = False
-
-
-@contextmanager
-def stop_flag() -> Iterator[StopFlag]:
-    """A flag that Ctrl-C or SIGTERM sets, so that the step ends and a checkpoint is written; the second Ctrl-C stops at once."""
-    flag = StopFlag()
-
-    def ask(number: int, frame: object) -> None:
-        if flag.is_set:
-            raise KeyboardInterrupt
-        flag.is_set = True
-        say("stopping after this step")
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield flag
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -14,7 +14,9 @@ torch = pytest.importorskip("torch")
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
 from trainer.config import SftOptions  # noqa: E402
-from trainer.model import load, model_hash, save, template_hash, tokenizer_hash  # noqa: E402
+from trainer.model import load, model_hash, template_hash, tokenizer_hash  # noqa: E402
+from trainer.ranks import Ranks  # noqa: E402
+from trainer.saving import save_trained  # noqa: E402
 
 
 def digits(value: object) -> str:
@@ -42,9 +44,11 @@ def test_a_large_file_is_hashed_by_its_ends(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_saved_folder_loads_with_the_same_weights_and_tokenizer(model: Path, tmp_path: Path, dtype: Any) -> None:
-    loaded = load(SftOptions(data=("-",), model=str(model), out="-", device="cpu"))
+    save_dtype: Any = str(dtype).removeprefix("torch.")
+    options = SftOptions(data=("-",), model=str(model), out=str(tmp_path), device="cpu", save_dtype=save_dtype)
+    loaded = load(options)
     before = {name: weight.to(dtype) for name, weight in loaded.model.state_dict().items()}
-    save(loaded, tmp_path, dtype)
+    save_trained(loaded, loaded.model.named_parameters(), options, Ranks())
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert again.dtype == dtype
     assert all(torch.equal(weight, before[name]) for name, weight in again.state_dict().items())

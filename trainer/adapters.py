@@ -1,0 +1,110 @@
+"""LoRA and QLoRA by peft: a few new weights beside frozen ones; the model without them is the reference.
+
+Adapters are injected into the transformers model itself, so every other part of the trainer sees the model it knows.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from trainer.config import TrainOptions
+from trainer.errors import EnvironmentProblem, UsageError
+
+HINT = "hint: pip install 'preference-pipeline[lora]'"
+
+
+def peft_module() -> Any:
+    """The package peft.
+
+    Raises:
+        EnvironmentProblem: it is not installed.
+    """
+    try:
+        import peft
+    except ImportError as error:
+        raise EnvironmentProblem(f"LoRA needs the package peft; {HINT}") from error
+    return peft
+
+
+def is_adapted(model: Any) -> bool:
+    """Whether the model carries an adapter."""
+    return bool(getattr(model, "_hf_peft_config_loaded", False))
+
+
+def add_adapter(model: Any, options: TrainOptions, source: str) -> None:
+    """Freezes the model and adds a new adapter (its effect is zero at first), or goes on with the one at `--adapter`.
+
+    The new weights are float32; those that are random come from the seed.
+
+    Raises:
+        UsageError: the adapter cannot be loaded, or no layer has the names given.
+    """
+    peft = peft_module()
+    targets = list(options.lora_targets) if options.lora_targets != ("all-linear",) else "all-linear"
+    config = peft.LoraConfig(
+        r=options.lora_rank,
+        lora_alpha=options.lora_alpha or 2 * options.lora_rank,
+        lora_dropout=0.0,  # the step must see the model that is kept
+        target_modules=targets,
+        base_model_name_or_path=source,
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(options.seed)
+    try:
+        if options.adapter:
+            model.load_adapter(options.adapter, is_trainable=True)
+        else:
+            model.add_adapter(config)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"the adapter cannot be added: {error}; hint: --lora-targets, --adapter") from error
+    for name, weight in model.named_parameters():
+        weight.requires_grad_("lora_" in name)
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+    model.eval()
+
+
+@contextmanager
+def without_adapter(model: Any) -> Iterator[None]:
+    """Inside, the model is the one that its adapter was added to."""
+    model.disable_adapters()
+    try:
+        yield
+    finally:
+        model.enable_adapters()
+
+
+def merged(source: str, adapter: Path) -> Any:
+    """The model at `source`, in float32 on the CPU, with the adapter at `adapter` added into its weights."""
+    peft = peft_module()
+    base = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return peft.PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+
+
+def quantised(device: torch.device) -> dict[str, Any]:
+    """What transformers needs to load frozen weights in 4 bits (QLoRA, 2305.14314: NF4, double quantisation).
+
+    Raises:
+        EnvironmentProblem: the package bitsandbytes is not installed.
+    """
+    try:
+        import bitsandbytes  # noqa: F401 - only whether it is there
+        from transformers import BitsAndBytesConfig
+    except ImportError as error:
+        raise EnvironmentProblem(f"--quantize nf4 needs the package bitsandbytes; {HINT}, and a CUDA GPU") from error
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return {"quantization_config": config, "device_map": {"": device}}

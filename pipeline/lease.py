@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import Busy, EnvironmentLacks
-from pipeline.stores import StorePath, Tag, Unmet, require_reachable
+from pipeline.store_memory import Tag
+from pipeline.stores import StorePath, Unmet, require_reachable
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,15 @@ import functools
 import io
 import os
 import re
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from pipeline.errors import ConfigError, EnvironmentLacks
+from pipeline.store_memory import MEMORIES, Memory, Seen, Tag, memory_of
 
 SCHEMES = ("s3", "gs", "az", "memory")
 """Stores that write on a condition, which a lock needs; memory is this process's own, for tests."""
@@ -40,18 +41,6 @@ HINTS = (
 """What a store's answer hints at; anything else is a matter of who asks."""
 
 T = TypeVar("T")
-
-
-Tag = dict[str, str]
-"""What a store calls one state of an object: another one for other bytes."""
-
-
-@dataclass(frozen=True)
-class Stat:
-    """What a store says of an object: its size, and the tag of its state."""
-
-    st_size: int
-    tag: Tag
 
 
 if TYPE_CHECKING:
@@ -82,7 +71,11 @@ class StorePath(Text):
 
     def read_bytes(self) -> bytes:
         """The object's content. Raises: FileNotFoundError."""
-        return self._asked(lambda store, key: bytes(_obstore().get(store, key).bytes()))
+        memory = memory_of(self.bucket, self.key)
+        if memory and self.suffix == ".json":
+            self.stat()
+            return memory.content(self.key, lambda key: StorePath(self.bucket, key)._fetched())
+        return self._fetched()
 
     def read_text(self, encoding: str | None = None, errors: str | None = None) -> str:
         """The object's text. Raises: FileNotFoundError."""
@@ -105,14 +98,20 @@ class StorePath(Text):
         """
         exceptions = _obstore().exceptions
         try:
-            return self._asked(lambda store, key: _tag(_obstore().put(store, key, content, mode=condition)))
+            tag = self._asked(lambda store, key: _tag(_obstore().put(store, key, content, mode=condition)))
         except (exceptions.AlreadyExistsError, exceptions.PreconditionError) as error:
             raise Unmet(str(self)) from error
+        self._note(Seen(len(content) if isinstance(content, bytes) else content.stat().st_size, tag))
+        return tag
 
-    def stat(self) -> Stat:  # type: ignore[override]
+    def stat(self) -> Seen:  # type: ignore[override]
         """Size and tag. Raises: FileNotFoundError."""
+        if memory := memory_of(self.bucket, self.key):
+            if self.key not in memory.seen:
+                raise FileNotFoundError(f"{self}: there is no such object")
+            return memory.seen[self.key]
         found = self._asked(lambda store, key: _obstore().head(store, key))
-        return Stat(found["size"], _tag(found))
+        return Seen(found["size"], _tag(found))
 
     def is_file(self) -> bool:
         """Whether there is such an object."""
@@ -123,7 +122,7 @@ class StorePath(Text):
 
     def is_dir(self) -> bool:
         """Whether any object lies below."""
-        return self._asked(_holds_any)
+        return not memory_of(self.bucket, self.key) and self._asked(_holds_any)
 
     def exists(self) -> bool:
         """Whether there is such an object, or any below."""
@@ -156,6 +155,7 @@ class StorePath(Text):
         except FileNotFoundError:
             if not missing_ok:
                 raise
+        self._note(None)
 
     def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
         """Nothing: a store's folders are there while something lies in them."""
@@ -170,6 +170,14 @@ class StorePath(Text):
     def resolve(self, strict: bool = False) -> StorePath:
         """Itself."""
         return self
+
+    def _fetched(self) -> bytes:
+        return self._asked(lambda store, key: bytes(_obstore().get(store, key).bytes()))
+
+    def _note(self, seen: Seen | None) -> None:
+        for name, memory in MEMORIES.items():
+            if name.startswith(self.bucket + "/"):
+                memory.note(self.key, seen)
 
     def _asked(self, question: Callable[[Any, str], T], retries: int = RETRIES) -> T:
         return answered(self, lambda: question(_store(self.bucket, retries), self.key))
@@ -209,6 +217,30 @@ def is_store(path: Path) -> TypeGuard[StorePath]:
 def readable(path: Path) -> Any:
     """What pyarrow opens: a local path, or a store's object as a file."""
     return path.open("rb") if is_store(path) else path
+
+
+@contextmanager
+def remembering(folder: Path) -> Iterator[None]:
+    """Knows inside, from one listing, which shards and receipts lie in a run's folder that this process alone changes."""
+    if not is_store(folder):
+        yield
+        return
+    name = f"{folder}/"
+    pages = folder._asked(lambda store, key: list(_obstore().list(store, key)))
+    MEMORIES[name] = Memory(f"{folder.key}/")
+    for each in (each for page in pages for each in page):
+        MEMORIES[name].note(each["path"], Seen(each["size"], _tag(each)))
+    try:
+        yield
+    finally:
+        del MEMORIES[name]
+
+
+def sent_out(shard: Path) -> None:
+    """Takes note that from now on another process may write this shard and its receipt."""
+    if is_store(shard):
+        for memory in MEMORIES.values():
+            memory.away |= {shard.key, shard.with_suffix(".json").key}
 
 
 def require_reachable(place: Path) -> None:

@@ -41,7 +41,8 @@ def mend_rows(checked: Checked) -> None:
         faults = list(spoiled(checked, manifest))
         for path, why in faults:
             checked.put_aside(path, why)
-        if faults and not rewrite(run, manifest):
+        folder = folder_of(run, manifest["number"])
+        if faults and not rewrite(run, manifest, [path.relative_to(folder).as_posix() for path, _ in faults]):
             say(
                 f"warning: version {manifest['number']} lacks {len(faults)} files, and its pair shards are not there any more; "
                 f"hint: python -m pipeline rollback {run} goes to another version"

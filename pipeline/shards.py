@@ -22,6 +22,7 @@ from pipeline.storing import storing as storing
 
 SEAL = "seal"
 """The key of a JSON file that holds the SHA-256 of the others: a torn or garbled file is told from a whole one."""
+SEAL_DIGITS = 16
 
 Counts = dict[str, dict[str, float]]
 """What a stage counted: family -> name -> number."""
@@ -171,7 +172,7 @@ def write_twice(run: Path, name: str, value: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What `write_json` wrote. Files without a seal, of before there were seals, are taken as they are.
+    """What `write_json` wrote. Files of before there were seals are taken as they are.
 
     Raises:
         FileNotFoundError: there is none.
@@ -181,15 +182,29 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
         if not isinstance(value, dict):
             raise ValueError("it holds no object")
-        if SEAL in value and value.pop(SEAL) != _seal(value):
-            raise ValueError("its seal is broken")
+        _require_seal(value)
     except ValueError as error:  # what is no JSON, and what is no UTF-8
         raise Damaged(f"{path}: is torn or garbled ({error}); hint: {NEXT}", path) from error
-    return value
+    return _without(value, SEAL)
+
+
+def _require_seal(value: Mapping[str, Any]) -> None:
+    """Raises ValueError when the seal is not the others' hash, or lies under a garbled name."""
+    if SEAL in value:
+        if value[SEAL] != _seal(_without(value, SEAL)):
+            raise ValueError("its seal is broken")
+        return
+    for key, each in value.items():
+        if isinstance(each, str) and len(each) == SEAL_DIGITS and each == _seal(_without(value, key)):
+            raise ValueError("its seal's name is garbled")
 
 
 def _seal(value: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:SEAL_DIGITS]
+
+
+def _without(value: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: each for name, each in value.items() if name != key}
 
 
 @contextmanager

@@ -21,8 +21,9 @@ from pipeline.card import card
 from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.evidence import folders_of
-from pipeline.folders import appearing, files_in, point, pointed
+from pipeline.folders import appearing, files_in, move, point, pointed, remove
 from pipeline.history import held_at, now, record
+from pipeline.known import Active
 from pipeline.plan import Plan
 from pipeline.schema import PAIR_SHARD, PAIRS, SAMPLER_LOGPS
 from pipeline.shards import (
@@ -57,7 +58,7 @@ class Version:
 
 
 def publish(
-    run: Path, config: Config, plan: Plan, shards: Sequence[Path], receipts: dict[Path, Receipt], active: frozenset[str],
+    run: Path, config: Config, plan: Plan, shards: Sequence[Path], receipts: dict[Path, Receipt], active: Active,
     counts: dict[str, Counts], lost: Mapping[str, str] = MappingProxyType({}), least: int = 1,
 ) -> Version | None:  # fmt: skip
     """Makes the next version of the pairs in `shards`, unless the newest one is the same already.
@@ -73,7 +74,7 @@ def publish(
     """
     listed = [{"path": str(s.relative_to(run)), "sha256": receipts[s].sha256, "rows": receipts[s].rows} for s in shards]
     lineage = _lineage(config, plan)
-    content = content_id(listed, sorted(active), lineage)
+    content = content_id(listed, sorted(active.gone), lineage)
     newest = newest_version(run)
     if newest and newest["content"] == content and folder_of(run, newest["number"]).is_dir():
         return _stand(run, newest)
@@ -214,22 +215,33 @@ def _lineage(config: Config, plan: Plan) -> dict[str, Any]:
     }
 
 
-def rewrite(run: Path, manifest: dict[str, Any]) -> bool:
-    """Writes the rows of a version again from its pair shards, to the same bytes. False where those are not there any more."""
-    listed, left_out = manifest["shards"], manifest["left_out"]
-    shards = [run / shard["path"] for shard in listed]
-    if any(
-        not (receipt := read_receipt(s)) or receipt.sha256 != m["sha256"] for s, m in zip(shards, listed, strict=True)
-    ):
+def rewrite(run: Path, manifest: dict[str, Any], names: Sequence[str]) -> bool:
+    """Makes files of a version again from its pair shards. False where those are not there any more, or give other bytes.
+
+    Args:
+        names: the files, below the version's folder.
+    """
+    shards = {run / shard["path"]: shard["sha256"] for shard in manifest["shards"]}
+    if any(not (receipt := read_receipt(path)) or receipt.sha256 != sha256 for path, sha256 in shards.items()):
         return False
+    folder = folder_of(run, manifest["number"])
+    beside = folder.with_name(f".{folder.name}.mended.part")
+    try:
+        _write_folder(beside, _published_tables(run, manifest), lambda rows: str(manifest["card"]), 1)
+        made = files_of(beside)
+        same = [name for name in names if made.get(name) == manifest["files"][name]]
+        for name in same:
+            move(beside / name, folder / name)
+    finally:
+        remove(beside)
+    return len(same) == len(names)
 
-    def kept() -> Iterator[pa.Table]:
-        for shard in listed:
-            gone = pa.array(left_out.get(shard["path"], ()), pa.string())
-            table = read_shard(run / shard["path"], PAIR_SHARD, shard["sha256"])
-            yield table.filter(pc.invert(pc.is_in(table["prompt_id"], value_set=gone)))
 
-    return _write_folder(folder_of(run, manifest["number"]), kept(), lambda rows: str(manifest["card"]), 1) > 0
+def _published_tables(run: Path, manifest: dict[str, Any]) -> Iterator[pa.Table]:
+    for shard in manifest["shards"]:
+        left_out = pa.array(manifest["left_out"].get(shard["path"], ()), pa.string())
+        table = read_shard(run / shard["path"], PAIR_SHARD, shard["sha256"])
+        yield table.filter(pc.invert(pc.is_in(table["prompt_id"], value_set=left_out)))
 
 
 def files_of(folder: Path) -> dict[str, str]:
@@ -253,13 +265,13 @@ class _TooFew(Exception):
 
 
 def _active_tables(
-    run: Path, listed: Sequence[dict[str, Any]], active: frozenset[str], left_out: dict[str, list[str]]
+    run: Path, listed: Sequence[dict[str, Any]], active: Active, left_out: dict[str, list[str]]
 ) -> Iterator[pa.Table]:
     """The rows of the run's prompts. Takes note of the prompts that are left out: a version can be written again without it."""
-    wanted = pa.array(sorted(active), pa.string())
+    unwanted = pa.array(sorted(active.gone), pa.string())
     for shard in listed:
         table = read_shard(run / shard["path"], PAIR_SHARD, shard["sha256"])
-        is_wanted = pc.is_in(table["prompt_id"], value_set=wanted)
+        is_wanted = pc.invert(pc.is_in(table["prompt_id"], value_set=unwanted))
         if gone := sorted(set(table.filter(pc.invert(is_wanted))["prompt_id"].to_pylist())):
             left_out[shard["path"]] = gone
         yield table.filter(is_wanted)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.console import say
 from pipeline.errors import Damaged
+from pipeline.folders import move
 from pipeline.history import now
 from pipeline.shards import (
     Receipt,
@@ -21,6 +22,7 @@ from pipeline.shards import (
     storing,
     write_json,
 )
+from pipeline.stores import is_store
 from pipeline.work import Work, finished
 
 QUARANTINE = "quarantine"
@@ -41,8 +43,7 @@ def quarantine(run: Path, path: Path, why: str) -> Path:
         name = path.relative_to(run)
         write_json(aside / "why.json", {"at": now(), "file": name.as_posix(), "why": why})
         for each in _together(path):
-            (aside / name.parent).mkdir(parents=True, exist_ok=True)
-            os.replace(each, aside / name.parent / each.name)
+            move(each, aside / name.parent / each.name)
     say(f"warning: {name}: {why}; moved to {aside}, and made again where this run needs it")
     return aside
 
@@ -65,6 +66,8 @@ def rows_lost(folder: Path) -> dict[int, int]:
 
 def stamp(path: Path) -> str:
     """What the store says of a file and says otherwise once it is written to: size and times, of which one nobody can set."""
+    if is_store(path):
+        return json.dumps(path.stat().tag)
     seen = path.stat()
     return f"{seen.st_size}-{seen.st_mtime_ns}-{seen.st_ctime_ns}"
 

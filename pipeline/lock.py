@@ -15,7 +15,9 @@ from filelock import FileLock, Timeout
 
 from pipeline.errors import Busy, Damaged
 from pipeline.history import now
+from pipeline.lease import lease
 from pipeline.shards import read_json, storing, write_json
+from pipeline.stores import is_store, remembering
 
 LOCK = ".lock"
 HOLDER = ".lock.json"
@@ -32,6 +34,10 @@ def locked(folder: Path) -> Iterator[None]:
         Busy: another run holds it; the message says which process, where, since when, and its command.
         EnvironmentLacks: the folder cannot be written.
     """
+    if is_store(folder):
+        with lease(folder / LOCK), remembering(folder):
+            yield
+        return
     with storing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK)

@@ -13,6 +13,7 @@ from pipeline.engines import EngineSpec
 from pipeline.errors import BrokenLabeler, BudgetSpent, ConfigError, EngineFailed, EnvironmentLacks
 from pipeline.executors import Executor, WorkerDied
 from pipeline.shards import Receipt
+from pipeline.stores import sent_out
 from pipeline.work import Work, finished
 
 FATAL = (BrokenLabeler, BudgetSpent, LabelerError, EngineFailed, ConfigError, EnvironmentLacks)
@@ -146,6 +147,7 @@ class Runner:
                 return
             work = queue.popleft()
             self._attempts[work.output] += 1
+            sent_out(work.output)
             self._in_flight[self._executor.submit(work)] = work
             flying.append(work)
             suspect = alone

@@ -12,9 +12,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigError, Damaged
+from pipeline.folders import followed
 from pipeline.plan import Plan
 from pipeline.schema import COMPARISONS, COMPLETIONS, LABELS, PAIR_SHARD, PROMPTS
 from pipeline.shards import NEXT, read_json, read_receipt, write_json
+from pipeline.stores import readable
 
 STEPS = "steps.json"
 """The file in a run's folder that says which folders its newest build used, and which shards."""
@@ -103,21 +105,21 @@ def recall_places(run: Path) -> Places:
 def read_evidence(places: Places) -> Iterator[Evidence]:
     """Each shard of the build, one after the other. Raises: Damaged."""
     for shard in places.shards:
-        prompts = _read([places.run / "prompts" / shard], ["prompt_id", "messages", "target", "metadata"], PROMPTS)
-        completions = _read(places.paths("completions", shard), [*COMPLETION_COLUMNS, "error"], COMPLETIONS)
+        prompts = read_columns([places.run / "prompts" / shard], ["prompt_id", "messages", "target", "metadata"], PROMPTS)
+        completions = read_columns(places.paths("completions", shard), [*COMPLETION_COLUMNS, "error"], COMPLETIONS)
         yield Evidence(
             prompts,
             completions.filter(pc.is_null(completions["error"])),
-            _read(places.paths("labels", shard), LABEL_COLUMNS, LABELS),
-            _read(places.paths("comparisons", shard), COMPARISON_COLUMNS, COMPARISONS),
-            _read(places.paths("pairs", shard), PAIR_COLUMNS, PAIR_SHARD),
+            read_columns(places.paths("labels", shard), LABEL_COLUMNS, LABELS),
+            read_columns(places.paths("comparisons", shard), COMPARISON_COLUMNS, COMPARISONS),
+            read_columns(places.paths("pairs", shard), PAIR_COLUMNS, PAIR_SHARD),
         )
 
 
 def read_published(run: Path) -> pa.Table | None:
     """The pairs of the newest published dataset; None where there is none."""
-    files = sorted((run / "dataset" / "data").glob("*.parquet"))
-    return _read(files, PAIR_COLUMNS, PAIR_SHARD) if files else None
+    files = sorted((followed(run / "dataset") / "data").glob("*.parquet"))
+    return read_columns(files, PAIR_COLUMNS, PAIR_SHARD) if files else None
 
 
 def taken(table: pa.Table, key: str, keys: Any, columns: Sequence[str]) -> list[Any]:
@@ -126,14 +128,15 @@ def taken(table: pa.Table, key: str, keys: Any, columns: Sequence[str]) -> list[
     return [table[column].take(places) for column in columns]
 
 
-def _read(paths: Sequence[Path], columns: list[str], schema: pa.Schema) -> pa.Table:
+def read_columns(paths: Sequence[Path], columns: list[str], schema: pa.Schema) -> pa.Table:
+    """Some columns of several shards as one table of `schema`'s types. Raises: Damaged."""
     kept = pa.schema([schema.field(name) for name in columns])
     return pa.concat_tables([_read_one(path, columns).cast(kept) for path in paths] or [kept.empty_table()])
 
 
 def _read_one(path: Path, columns: list[str]) -> pa.Table:
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(readable(path), page_checksum_verification=True) as file:
             return file.read(columns=columns).select(columns)
     except (OSError, KeyError, pa.ArrowException) as error:
         raise Damaged(f"{path}: cannot be read ({str(error).splitlines()[0]}); hint: {NEXT}", path) from error

@@ -20,7 +20,7 @@ from transformers import AttentionInterface
 from trainer.packing import Branch, Packed
 
 DENSE = 12_000
-"""Query-key products that one dense block may waste to save two small ones (measured on one AVX-512 core: benchmarks/trainer.py)."""
+"""Query-key products that one dense block may waste to save its tree's small ones (measured on one AVX-512 core: docs/log.md)."""
 
 
 @dataclass(frozen=True)

@@ -84,9 +84,15 @@ def difference(ours: tuple[Tensor, list[Tensor]], theirs: tuple[Tensor, list[Ten
     return hidden, gap(*(torch.cat([grad.flatten() for grad in side[1]]) for side in (ours, theirs)))
 
 
+def switch(model: Any, kernel: str) -> None:
+    """Gives model and body this attention: under a head of one's own they have configs of their own."""
+    for part in (model, model.base_model):
+        part.set_attn_implementation(kernel)
+
+
 def why_not(model: Any, kernel: str, packed: Packed, expected: tuple[Tensor, list[Tensor]]) -> str | None:
     """Switches the model to a kernel and compares; None when it gives the model's own numbers, else the reason."""
-    model.set_attn_implementation(kernel)
+    switch(model, kernel)
     if not takes_trees(model):
         return "the model's code does not let its attention be replaced"
     try:
@@ -96,7 +102,10 @@ def why_not(model: Any, kernel: str, packed: Packed, expected: tuple[Tensor, lis
     limits = LIMITS[expected_dtype(model)]
     if found[0] <= limits[0] and found[1] <= limits[1]:
         return None
-    return f"relative errors of {found[0]:.1g} (hidden states) and {found[1]:.1g} (gradients), limits {limits[0]:g} and {limits[1]:g}"
+    return (
+        f"relative errors of {found[0]:.1g} (hidden states) and {found[1]:.1g} (gradients), "
+        f"limits {limits[0]:g} and {limits[1]:g}"
+    )
 
 
 def expected_dtype(model: Any) -> torch.dtype:
@@ -105,25 +114,26 @@ def expected_dtype(model: Any) -> torch.dtype:
 
 
 def prepare(model: Any, device: torch.device, attention: str = "auto") -> None:
-    """Checks the head, and lets the model take packed rows when a kernel over trees gives its own numbers on a small sample.
+    """Checks a language model's head, and lets the model take packed rows where a kernel over trees gives its own numbers.
 
     Args:
-        attention: another one than "auto" was asked for by name and stays; only its head is checked.
+        attention: another one than "auto" was asked for by name and stays; only the head is checked.
     """
     if takes_trees(model):
         return
-    check_head(model, device)
+    if model.get_output_embeddings() is not None:
+        check_head(model, device)
     if attention != "auto":
         return
-    packed, own = sample(model, device), model.config._attn_implementation
+    packed, own = sample(model, device), model.base_model.config._attn_implementation
     if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
-        model.set_attn_implementation("eager")  # transformers' other ones leave the cap out
+        switch(model, "eager")  # transformers' other ones leave the cap out
         own = "eager"
     expected = answer(model, packed)
     for kernel in candidates(device, expected_dtype(model)):
         reason = why_not(model, kernel, packed, expected)
         if reason is None:
             return
-        model.set_attn_implementation(own)
+        switch(model, own)
         say(f"attention over trees by {kernel} is not taken: {reason}")
     say(f"rows are padded, and {own} attention computes every prompt once for each completion")

@@ -77,6 +77,7 @@ def on_varlen(
         scale=scaling, window_size=(-1 if sliding_window is None else sliding_window - 1, 0),
         enable_gqa=query.shape[1] != key.shape[1],
     )  # fmt: skip
+    assert isinstance(out_THD, Tensor)  # more is returned only where more is asked for
     return out_THD[None], None
 
 
@@ -93,7 +94,7 @@ def block_mask(forest: Forest, window: int | None) -> BlockMask:
     def seen(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
         near = (tree_T[q] == tree_T[k]) & ((branch_T[q] == branch_T[k]) | prompt_T[k])
         behind = position_T[q] - position_T[k]
-        found = near & (behind >= 0) & (q >= k)
+        found: Tensor = near & (behind >= 0) & (q >= k)
         return found if window is None else found & (behind < window)
 
     n = len(position_T)

@@ -7,7 +7,38 @@ the ranks.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """An item in numbers: its prompt (equal for equal prompts) and that prompt's tokens, and the tokens of each completion."""
+
+    prompt: Hashable
+    n_prompt: int
+    sizes: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        """Its longest plain row."""
+        return self.n_prompt + max(self.sizes)
+
+    @property
+    def n_plain(self) -> int:
+        """Its tokens in plain rows, where every completion brings its own copy of the prompt."""
+        return len(self.sizes) * self.n_prompt + sum(self.sizes)
+
+
+def padded(shapes: Sequence[Shape]) -> list[Shape]:
+    """The items as rows that share no prompt and are as wide as the item's longest: for models that cannot take trees."""
+    return [Shape(i, 0, (shape.width,) * len(shape.sizes)) for i, shape in enumerate(shapes)]
+
+
+def n_tokens(part: Sequence[int], shapes: Sequence[Shape]) -> int:
+    """Tokens of some items in one packed row: every prompt once, all completions."""
+    prompts = {shapes[i].prompt: shapes[i].n_prompt for i in part}
+    return sum(prompts.values()) + sum(sum(shapes[i].sizes) for i in part)
 
 
 def shuffled(ids: Sequence[str], seed: int, epoch: int) -> list[int]:
@@ -37,30 +68,43 @@ def steps_by_tokens(order: Sequence[int], lengths: Sequence[int], budget: int) -
         yield step
 
 
-def micro_batches(step: Sequence[int], widths: Sequence[int], rows_each: int, budget: int) -> list[list[int]]:
-    """Cuts a step into forward passes of similar width, each within `budget` padded tokens (one row group may exceed it alone).
+def families(step: Sequence[int], shapes: Sequence[Shape]) -> list[list[int]]:
+    """The items of each prompt, the widest first: what shares a forward pass is of similar length."""
+    found: dict[Hashable, list[int]] = {}
+    for index in sorted(step, key=lambda i: (-shapes[i].width, i)):
+        found.setdefault(shapes[index].prompt, []).append(index)
+    return list(found.values())
 
-    Args:
-        widths: the longest row of each item. rows_each: rows an item brings (a pair brings 2).
+
+def micro_batches(step: Sequence[int], shapes: Sequence[Shape], budget: int) -> list[list[int]]:
+    """Cuts a step into forward passes, each within `budget` tokens (one item may exceed it alone).
+
+    Items of one prompt stay together where they fit, so that the prompt is computed once.
     """
     parts: list[list[int]] = []
-    widest = 0
-    for index in sorted(step, key=lambda i: (-widths[i], i)):
-        if parts and (len(parts[-1]) + 1) * rows_each * widest <= budget:
+    filled = budget
+    for family in families(step, shapes):
+        n_prompt = shapes[family[0]].n_prompt
+        fresh = filled + n_tokens(family, shapes) > budget
+        inside = False
+        for index in family:
+            more = sum(shapes[index].sizes) + (0 if inside else n_prompt)
+            if fresh or filled + more > budget:
+                parts.append([])
+                filled, more, fresh = 0, n_prompt + sum(shapes[index].sizes), False
             parts[-1].append(index)
-        else:
-            parts.append([index])
-            widest = widths[index]
+            filled += more
+            inside = True
     return parts
 
 
-def deal(parts: Sequence[Sequence[int]], widths: Sequence[int], world: int, rank: int) -> list[list[int]]:
+def deal(parts: Sequence[Sequence[int]], shapes: Sequence[Shape], world: int, rank: int) -> list[list[int]]:
     """This rank's micro-batches: the heaviest first, each to the rank with the least work so far."""
     load = [0] * world
     mine: list[list[int]] = []
-    for part in sorted(parts, key=lambda p: (-len(p) * max(widths[i] for i in p), list(p))):
+    for part in sorted(parts, key=lambda p: (-n_tokens(p, shapes), list(p))):
         target = load.index(min(load))
-        load[target] += len(part) * max(widths[i] for i in part)
+        load[target] += n_tokens(part, shapes)
         if target == rank:
             mine.append(list(part))
     return mine

@@ -30,7 +30,7 @@ def is_plain(model: Any) -> bool:
     """Whether the head is one matrix and nothing else, so that `HeadLogps` computes it."""
     head = model.get_output_embeddings()
     capped = getattr(model.config, "final_logit_softcapping", None) is not None
-    return type(head) is torch.nn.Linear and head.bias is None and not capped
+    return type(head) is torch.nn.Linear and getattr(head, "bias", None) is None and not capped
 
 
 def pieces(n: int, size: int) -> Iterator[slice]:

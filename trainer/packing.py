@@ -8,6 +8,7 @@ positions go on from its prompt's end: each token has exactly the neighbours and
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
+
+from trainer.batches import Shape
 
 Ids: TypeAlias = "array[int]"  # of 4 bytes a token
 
@@ -29,9 +32,10 @@ class Tree:
     completions: tuple[Ids, ...]
 
     @property
-    def n_tokens(self) -> int:
-        """Its tokens in a packed row, where the prompt counts once."""
-        return len(self.prompt) + sum(map(len, self.completions))
+    def shape(self) -> Shape:
+        """The tree in numbers."""
+        key = hashlib.blake2b(self.prompt, digest_size=16).digest()
+        return Shape(key, len(self.prompt), tuple(map(len, self.completions)))
 
 
 def tree_of(ids: Ids, n_given: int) -> Tree:
@@ -40,9 +44,20 @@ def tree_of(ids: Ids, n_given: int) -> Tree:
     return Tree(ids[:n], (ids[n:],))
 
 
+def merged(trees: Sequence[Tree]) -> tuple[list[Tree], list[int]]:
+    """Trees of equal prompts as one, with each completion once; and where the completions went, in their old order."""
+    found: dict[bytes, dict[bytes, Ids]] = {}
+    for tree in trees:
+        own = found.setdefault(tree.prompt.tobytes(), {})
+        own.update((completion.tobytes(), completion) for completion in tree.completions)
+    place = {key: i for i, key in enumerate((prompt, c) for prompt, own in found.items() for c in own)}
+    where = [place[tree.prompt.tobytes(), c.tobytes()] for tree in trees for c in tree.completions]
+    return [Tree(array("i", prompt), tuple(own.values())) for prompt, own in found.items()], where
+
+
 @dataclass(frozen=True)
 class Branch:
-    """A prompt or a completion at [begin, end) of the row, and the prompt that it follows, [root, root_end): empty for a prompt."""
+    """A prompt or a completion at [begin, end) of the row, and the prompt that it follows at [root, root_end): none for a prompt."""
 
     begin: int
     end: int

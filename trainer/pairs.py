@@ -14,8 +14,8 @@ from typing import Any
 
 from trainer.data import Encoded, Ids, as_messages, encode, grouped, read_rows, render
 from trainer.errors import UsageError
-from trainer.logps import Row
 from trainer.model import Loaded
+from trainer.packing import Tree
 from trainer.runlog import say
 
 COLUMNS = (
@@ -37,10 +37,9 @@ class Pair:
     margin: float = 0.0  # chosen minus rejected score, where the file has it
 
     @property
-    def rows(self) -> tuple[Row, Row]:
-        """Chosen and rejected, each behind the prompt."""
-        n = len(self.prompt)
-        return Row(self.prompt + self.chosen, n), Row(self.prompt + self.rejected, n)
+    def tree(self) -> Tree:
+        """Chosen and rejected behind one prompt."""
+        return Tree(self.prompt, (self.chosen, self.rejected))
 
     @property
     def width(self) -> int:

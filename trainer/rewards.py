@@ -17,11 +17,12 @@ import torch
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
-from trainer.batches import micro_batches
+from trainer.attention_choice import prepare
+from trainer.batches import Shape, micro_batches
 from trainer.config import RewardsOptions
 from trainer.data import encode, render
 from trainer.errors import UsageError
-from trainer.logps import Row, check_head, completion_logps, pad
+from trainer.logps import logps_of, shapes_for
 from trainer.model import (
     Loaded,
     cast_parameters,
@@ -33,6 +34,7 @@ from trainer.model import (
     memory_hint,
     micro_batch_budget,
 )
+from trainer.packing import Tree
 from trainer.runlog import say
 
 Conversation = list[dict[str, Any]]
@@ -59,7 +61,7 @@ class RewardModel:
         ids = [self.ids(conversation) for conversation in conversations]
         fitting = [i for i, row in enumerate(ids) if row]
         answers: list[float | None] = [None] * len(ids)
-        for part in micro_batches(fitting, [len(row) for row in ids], 1, self.budget):
+        for part in micro_batches(fitting, [Shape(i, 0, (len(row),)) for i, row in enumerate(ids)], self.budget):
             for i, value in zip(part, self.forward([ids[i] for i in part]), strict=True):
                 answers[i] = value
         return answers
@@ -113,21 +115,21 @@ class ImplicitReward:
             )
         for loaded in (self.policy, self.reference):
             cast_parameters(loaded.model, loaded.dtype)
-            check_head(loaded.model, loaded.device)
+            prepare(loaded.model, loaded.device, options.attention)
         self.max_length = longest(options, self.policy.model)
         self.budget = micro_batch_budget(options.micro_batch_tokens, self.policy.device)
 
     def __call__(self, conversations: Sequence[Conversation]) -> list[float | None]:
-        rows = [self.row(conversation) for conversation in conversations]
-        fitting = {i: row for i, row in enumerate(rows) if row is not None}
-        widths = [len(row.ids) if row else 0 for row in rows]
-        answers: list[float | None] = [None] * len(rows)
-        for part in micro_batches(list(fitting), widths, 1, self.budget):
+        trees = [self.tree(conversation) for conversation in conversations]
+        fitting = {i: tree for i, tree in enumerate(trees) if tree is not None}
+        shapes = [tree.shape if tree else Shape(None, 0, (0,)) for tree in trees]
+        answers: list[float | None] = [None] * len(trees)
+        for part in micro_batches(list(fitting), shapes_for(self.policy.model, shapes), self.budget):
             for i, value in zip(part, self.forward([fitting[i] for i in part]), strict=True):
                 answers[i] = value
         return answers
 
-    def row(self, conversation: Conversation) -> Row | None:
+    def tree(self, conversation: Conversation) -> Tree | None:
         """The conversation as tokens of prompt and completion; None where it cannot be had or is too long."""
         try:
             texts = render(self.policy.tokenizer, "a conversation", conversation[:-1], conversation[-1:])
@@ -135,21 +137,20 @@ class ImplicitReward:
         except UsageError as error:
             say(f"a conversation gets no reward: {error}")
             return None
-        ids = side.prompt + side.completion
-        fits = len(side.prompt) and len(side.completion) and len(ids) <= self.max_length
-        return Row(ids, len(side.prompt)) if fits else None
+        n = len(side.prompt) + len(side.completion)
+        fits = len(side.prompt) and len(side.completion) and n <= self.max_length
+        return Tree(side.prompt, (side.completion,)) if fits else None
 
     @torch.no_grad()
-    def forward(self, rows: Sequence[Row]) -> list[float]:
-        """The implicit reward of some rows."""
-        batch = pad(rows, self.policy.device)
+    def forward(self, trees: Sequence[Tree]) -> list[float]:
+        """The implicit reward of some completions."""
         with memory_hint():
             policy_B, reference_B = (
-                completion_logps(loaded.model, batch, self.options.head_mib << 20) for loaded in self.models
+                logps_of(loaded.model, trees, loaded.device, self.options.head_mib << 20) for loaded in self.models
             )
         rewards_B = self.options.beta * (policy_B - reference_B)
         if self.options.per_token:
-            rewards_B = rewards_B / rewards_B.new_tensor([len(row.ids) - row.n_given for row in rows])
+            rewards_B = rewards_B / rewards_B.new_tensor([size for tree in trees for size in tree.shape.sizes])
         values: list[float] = rewards_B.tolist()
         return values
 

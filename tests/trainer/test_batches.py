@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from trainer.batches import deal, micro_batches, shuffled, steps_by_count, steps_by_tokens
+from trainer.batches import Shape, deal, micro_batches, n_tokens, padded, shuffled, steps_by_count, steps_by_tokens
 
 IDS = [f"id{n}" for n in range(50)]
+MIXED = [Shape(n, n % 7 + 1, (n % 13 + 1, 3)) for n in range(50)]
 
 
 def test_the_order_depends_on_seed_epoch_and_id_but_not_on_position() -> None:
@@ -28,16 +29,33 @@ def test_steps_by_count_are_of_one_size_up_to_one_row() -> None:
 
 
 def test_micro_batches_keep_the_budget_unless_one_item_alone_exceeds_it() -> None:
-    widths = [100, 3, 4, 50, 7, 300]
-    parts = micro_batches(range(6), widths, 2, 220)
+    shapes = [Shape(i, 10, (size, 5)) for i, size in enumerate([100, 3, 4, 50, 7, 300])]
+    parts = micro_batches(range(6), shapes, 120)
     assert sorted(i for part in parts for i in part) == list(range(6))
-    assert all(len(part) == 1 or 2 * len(part) * max(widths[i] for i in part) <= 220 for part in parts)
+    assert all(len(part) == 1 or n_tokens(part, shapes) <= 120 for part in parts)
+
+
+def test_items_of_one_prompt_stay_together_and_their_prompt_counts_once() -> None:
+    shapes = [Shape("p", 40, (10, 10)), Shape("q", 40, (10, 10)), Shape("p", 40, (10, 10)), Shape("q", 40, (10, 10))]
+    assert micro_batches(range(4), shapes, 100) == [[0, 2], [1, 3]]
+    assert n_tokens([0, 2], shapes) == 80
+
+
+def test_a_prompt_with_more_completions_than_the_budget_is_cut_and_counts_in_every_part() -> None:
+    shapes = [Shape("p", 40, (10, 10))] * 5
+    parts = micro_batches(range(5), shapes, 80)
+    assert parts == [[0, 1], [2, 3], [4]]
+    assert [n_tokens(part, shapes) for part in parts] == [80, 80, 60]
+
+
+def test_padded_rows_share_nothing() -> None:
+    shapes = padded([Shape("p", 40, (10, 30)), Shape("p", 40, (10, 30))])
+    assert n_tokens([0, 1], shapes) == 4 * 70
 
 
 def test_ranks_share_all_micro_batches_evenly() -> None:
-    widths = [n % 13 + 1 for n in range(50)]
-    parts = micro_batches(range(50), widths, 2, 60)
-    shares = [deal(parts, widths, 3, rank) for rank in range(3)]
+    parts = micro_batches(range(50), MIXED, 60)
+    shares = [deal(parts, MIXED, 3, rank) for rank in range(3)]
     assert sorted(map(sorted, (part for share in shares for part in share))) == sorted(map(sorted, parts))
-    work = [sum(len(p) * max(widths[i] for i in p) for p in share) for share in shares]
+    work = [sum(n_tokens(p, MIXED) for p in share) for share in shares]
     assert max(work) - min(work) <= 60

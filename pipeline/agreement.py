@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any, Literal
 
@@ -76,7 +77,7 @@ def _compared(what: str, answers: Answers, level: Literal["interval", "nominal"]
     found = []
     for first, second in combinations(sorted(answers), 2):
         both = sorted(answers[first].keys() & answers[second].keys())
-        alpha = _alpha([[answers[name][key] for key in both] for name in (first, second)], level)
+        alpha = krippendorff_alpha([[answers[name][key] for key in both] for name in (first, second)], level)
         if alpha is not None:
             found.append((alpha, len(both), f"{first} and {second}"))
     if not found:
@@ -88,9 +89,11 @@ def _compared(what: str, answers: Answers, level: Literal["interval", "nominal"]
     yield Finding("agreement", "warn" if low else "ok", seen, alpha, settings.min_agreement, None, n)
 
 
-def _alpha(values: list[list[float]], level: Literal["interval", "nominal"]) -> float | None:
+def krippendorff_alpha(values: Sequence[Sequence[float]], level: Literal["interval", "nominal"]) -> float | None:
+    """Krippendorff's alpha of a row of values for each judge, nan where one did not judge; None where nothing varies."""
     import krippendorff
 
-    if len(values[0]) < 2 or len({value for row in values for value in row}) < 2:
+    known = {value for row in values for value in row if not math.isnan(value)}
+    if len(values[0]) < 2 or len(known) < 2:
         return None
     return float(krippendorff.alpha(reliability_data=values, level_of_measurement=level))

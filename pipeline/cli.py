@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import leaving
+from pipeline import cli_people, leaving
 from pipeline.cli_versions import commands
 from pipeline.console import RUNS, AsJson, ConfigFile, Limit, Root, Run, Set, refuse_failures, require_run, say
 from pipeline.errors import BelowGate, ConfigError, EnvironmentLacks, Interrupted, PipelineError
@@ -34,7 +34,7 @@ def run(
     executor: Annotated[str | None, typer.Option(help="local, or ray: a cluster (docs/cluster.md).")] = None,
 ) -> None:  # fmt: skip
     """Make a dataset. What is finished already is left as it is."""
-    from pipeline import budget, judges, report
+    from pipeline import judges, ledger, report
     from pipeline.config import load
     from pipeline.run import run as run_whole
 
@@ -53,7 +53,7 @@ def run(
         say(f"dropped {finished.imported.duplicates} repeated prompts")
     if finished.imported.contaminated:
         say(f"dropped {finished.imported.contaminated} prompts that an evaluation set holds too")
-    if spent := budget.told(root / loaded.name, loaded.budget):
+    for spent in ledger.told(root / loaded.name, loaded.budget):
         say(spent)
     if as_json:
         print(json.dumps({**report.as_json(finished), "warnings": judges.warnings(loaded)}))
@@ -230,6 +230,7 @@ def doctor(root: Root = RUNS, as_json: AsJson = False) -> None:
 
 
 app.add_typer(commands)
+app.add_typer(cli_people.commands)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,3 +92,14 @@ def _with(table: pa.Table, columns: dict[str, Any]) -> pa.Table:
     for name, column in columns.items():
         table = table.append_column(name, column)
     return table
+
+
+def pair_scores(pairs: pa.Table, labels: pa.Table) -> Iterator[tuple[str, Any, Any]]:
+    """Each labeler's scores of the pairs' chosen and rejected completions, as floats; nan where it gave none."""
+    for labeler in sorted(pc.unique(labels["labeler"]).to_pylist()):
+        own = labels.filter(pc.equal(labels["labeler"], labeler))
+        chosen, rejected = (
+            numbers(own["value"].take(pc.index_in(pairs[side], value_set=own["completion_id"])))
+            for side in ("chosen_id", "rejected_id")
+        )
+        yield labeler, chosen, rejected

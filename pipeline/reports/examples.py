@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.evidence import Evidence
-from pipeline.facts import numbers
+from pipeline.facts import numbers, pair_scores
 from pipeline.prompts import family_of
 
 Kind = Literal["clearest", "closest", "contested"]
@@ -83,20 +82,9 @@ def _against(evidence: Evidence) -> tuple[Any, list[str]]:
     pairs = evidence.pairs
     count = np.zeros(pairs.num_rows, dtype=int)
     names: list[list[str]] = [[] for _ in range(pairs.num_rows)]
-    for labeler, chosen, rejected in _scores(evidence):
+    for labeler, chosen, rejected in pair_scores(evidence.pairs, evidence.labels):
         contrary = np.flatnonzero(rejected > chosen)
         count[contrary] += 1
         for place in contrary:
             names[place].append(labeler)
     return count, [f"{', '.join(found)} scored the rejected higher" for found in names]
-
-
-def _scores(evidence: Evidence) -> Iterator[tuple[str, Any, Any]]:
-    """Each labeler's scores of the pairs' chosen and rejected completions; nan where it gave none."""
-    for labeler in sorted(pc.unique(evidence.labels["labeler"]).to_pylist()):
-        own = evidence.labels.filter(pc.equal(evidence.labels["labeler"], labeler))
-        sides = []
-        for side in ("chosen_id", "rejected_id"):
-            places = pc.index_in(evidence.pairs[side], value_set=own["completion_id"])
-            sides.append(numbers(own["value"].take(places)))
-        yield labeler, *sides

@@ -151,7 +151,7 @@ def train(job: Job) -> dict[str, Any]:
             loss, stopping, grad_norm, *sums = totals.tolist()  # the one wait for the device in a step
             means = {name: value / len(items) for name, value in zip(objective.metrics, sums, strict=True)}
             batch = Batch(done, objective.ids, objective.weights, objective.metrics)
-            watchdog.check_finite(step + 1, loss, grad_norm, batch)
+            watchdog.check_finite(step + 1, loss, grad_norm, weight, batch)
             watchdog.look(step + 1, means, batch)
             rate = rate_at(step, len(plan), options)
             optimizer.step(rate)
@@ -189,7 +189,7 @@ def train(job: Job) -> dict[str, Any]:
 def economy(
     parts: Sequence[Sequence[int]], plain: Sequence[Shape], shapes: Sequence[Shape], seconds: float
 ) -> dict[str, float]:
-    """A step's speed in real tokens, the share of positions that held none, and the share of plain rows' tokens that was saved."""
+    """A step's real tokens a second, the share of positions that held none, and the share of plain rows' tokens that was saved."""
     n_plain = sum(plain[i].n_plain for part in parts for i in part)
     places = sum(n_tokens(part, shapes) for part in parts)
     n_real = min(places, n_plain)

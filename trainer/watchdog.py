@@ -101,17 +101,17 @@ class Watchdog:
             raise GatePassed(f"{text}: stopped before the update, as --stop-on says; hint: {limit.hint}")
         say(f"warning: {text}; hint: {limit.hint}")
 
-    def check_finite(self, step: int, loss: float, grad_norm: float, batch: Batch) -> None:
-        """Stops at a loss or gradient that is not finite.
+    def check_finite(self, step: int, loss: float, grad_norm: float, weight: float, batch: Batch) -> None:
+        """Stops at a loss, gradient or data weight that is not finite (a loss divided by an infinite weight is 0).
 
         Raises:
             TrainerError: naming the items whose loss is not finite, or all of the batch when only the gradient is not.
         """
-        if math.isfinite(loss) and math.isfinite(grad_norm):
+        if all(map(math.isfinite, (loss, grad_norm, weight))):
             return
         self.stop(
             step,
-            f"loss {loss}, gradient norm {grad_norm} at step {step}: stopped before the update, nothing saved",
+            f"loss {loss}, gradient norm {grad_norm}, weight {weight} at step {step}: stopped before the update, nothing saved",
             batch,
         )
 

@@ -12,6 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from .faults import DAMAGES, half_renamed, truncated  # noqa: E402
 from .runs import interrupt_at, log, same, timeless, words  # noqa: E402
 
 
@@ -53,66 +54,6 @@ def stopped(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
         interrupt_at(patch, step=5)
         assert main(words(data, model, folder / "out", *more)) == 130
     return folder / "out", words(data, model, folder / "out", *more), folder / "whole"
-
-
-def largest(folder: Path) -> Path:
-    return max(folder.glob("*.distcp"), key=lambda path: path.stat().st_size)
-
-
-def truncated(folder: Path) -> None:
-    path = largest(folder)
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def flipped(folder: Path) -> None:
-    path = largest(folder)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 4
-    path.write_bytes(content)
-
-
-def missing(folder: Path) -> None:
-    (folder / ".metadata").unlink()
-
-
-def empty(folder: Path) -> None:
-    largest(folder).write_bytes(b"")
-
-
-def swapped(folder: Path) -> None:
-    """The tensors of an earlier step under the newest one's name."""
-    shutil.copyfile(largest(folder.with_name("step-00000002")), largest(folder))
-
-
-def without_manifest(folder: Path) -> None:
-    (folder / "manifest.json").unlink()
-
-
-def flipped_manifest(folder: Path) -> None:
-    path = folder / "manifest.json"
-    path.write_text(path.read_text().replace('"means"', '"meant"'))
-
-
-def of_another_step(folder: Path) -> None:
-    shutil.rmtree(folder)
-    shutil.copytree(folder.with_name("step-00000002"), folder)
-
-
-def half_renamed(folder: Path) -> None:
-    folder.rename(folder.with_name(".staging-00000006"))
-
-
-DAMAGES = [
-    truncated,
-    flipped,
-    missing,
-    empty,
-    swapped,
-    without_manifest,
-    flipped_manifest,
-    of_another_step,
-    half_renamed,
-]
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)

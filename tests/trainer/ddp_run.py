@@ -1,4 +1,7 @@
-"""Runs the command line in two processes that share one import: forks before torch has made a thread."""
+"""Runs command lines in two processes that share one import, as torchrun would: forks before torch has made a thread.
+
+The command lines are separated by the word NEXT.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def split(argv: list[str]) -> list[list[str]]:
+    """The command lines."""
+    found: list[list[str]] = [[]]
+    for word in argv:
+        if word == "NEXT":
+            found.append([])
+        else:
+            found[-1].append(word)
+    return found
+
+
 def main(argv: list[str]) -> int:
     import torch
 
@@ -20,10 +34,14 @@ def main(argv: list[str]) -> int:
     from trainer.cli import main as run
 
     torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    runs = [(line, str(free_port())) for line in split(argv)]
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2"}
     child = os.fork()
     os.environ["RANK"] = os.environ["LOCAL_RANK"] = "0" if child else "1"
-    code = run(argv)
+    code = 0
+    for line, port in runs:
+        os.environ["MASTER_PORT"] = port
+        code = code or run(line)
     sys.stdout.flush()
     if child == 0:
         os._exit(code)

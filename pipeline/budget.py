@@ -1,24 +1,17 @@
-"""What judges may cost: counted in a ledger beside the run's shards, and a stop that nothing is asked beyond.
-
-The ledger is a file, so that what an interrupted run spent counts in the next one as well.
-"""
+"""What a run may cost, in tokens and in money: a stop that nothing is asked beyond."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import threading
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from pipeline.engines import Generation, Request, Sampling, Usage
+from pipeline.engines import Engine, Generation, Request, Sampling, Usage
 from pipeline.errors import BudgetSpent
+from pipeline.ledger import Kind, Ledger, Spending, ledger_of
 
-LEDGER = "judge-usage.jsonl"
 CHARS_PER_TOKEN = 4.0
 """English under common tokenizers (mem); used where no engine says, and for the forecast."""
 FEWEST_CHARS_PER_TOKEN = 2.5
@@ -27,23 +20,53 @@ MOST_CHARS_PER_TOKEN = 6.0
 """Plain English in a large vocabulary: what a question surely takes (own)."""
 TEMPLATE_TOKENS = 16
 """The chat template's own tokens around one message (own)."""
+UNITS = {"requests": "requests", "tokens": "tokens", "sampled_tokens": "tokens of the sources", "money": "of money"}
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a model's tokens cost, in any one currency.
+
+    Args:
+        input: a million tokens of prompts.
+        output: a million tokens of completions or replies.
+    """
+
+    input: float = 0.0
+    output: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.input < 0 or self.output < 0:
+            raise ValueError("a price is not negative")
+
+    def of(self, prompt: float, reply: float) -> float:
+        """What so many tokens cost."""
+        return (prompt * self.input + reply * self.output) / 1e6
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What the judges of a run may cost, all its starts together.
+    """What a run may cost, all its starts together; 0 is no limit.
 
     Args:
-        tokens: of the judges' prompts and replies together; 0 is no limit.
-        requests: questions asked; 0 is no limit.
+        tokens: of the judges' prompts and replies together.
+        requests: questions asked of judges.
+        sampled_tokens: of the sources' prompts and completions together.
+        money: what sources and judges with a `price` cost together, in the currency of the prices.
     """
 
     tokens: int = 0
     requests: int = 0
+    sampled_tokens: int = 0
+    money: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.tokens < 0 or self.requests < 0:
+        if min(asdict(self).values()) < 0:
             raise ValueError("a budget is not negative; hint: 0 is no limit")
+
+    def __str__(self) -> str:
+        limits = [f"{number(n)} {UNITS[name]}" for name, n in asdict(self).items() if n]
+        return " and ".join(limits) or "no limit"
 
 
 @dataclass(frozen=True)
@@ -54,12 +77,14 @@ class Asking:
         max_tokens: tokens of a reply at most.
         votes: extra answers in each order to a contested comparison (pipeline/votes.py).
         ledger: the file in which requests are counted; None counts nothing.
+        price: what the model's tokens cost.
     """
 
     max_tokens: int = 512
     votes: int = 0
     budget: Budget = field(default_factory=Budget)
     ledger: Path | None = None
+    price: Price = field(default_factory=Price)
 
     @property
     def sampling(self) -> Sampling:
@@ -68,161 +93,103 @@ class Asking:
 
     def meter(self, labeler: str) -> Meter | None:
         """What counts the requests of `labeler`; None where there is no ledger."""
-        return Meter(labeler, self.ledger, self.budget) if self.ledger else None
-
-
-@dataclass
-class Spent:
-    """What was asked so far."""
-
-    requests: int = 0
-    tokens: int = 0
-
-    def add(self, requests: int, tokens: int) -> None:
-        """Counts more (or, when negative, less)."""
-        self.requests += requests
-        self.tokens += tokens
-
-
-class Ledger:
-    """The spending of a run, shared by its threads. What a call may cost is set aside before it and settled after it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._changed = threading.Condition()
-        self._offset = 0
-        self._spent = Spent()
-        self._aside = Spent()
-
-    def spent(self) -> Spent:
-        """What the file says, lines of other processes included."""
-        with self._changed:
-            self._catch_up()
-            return Spent(self._spent.requests, self._spent.tokens)
-
-    def fitting(self, costs: Sequence[int], budget: Budget) -> int:
-        """How many of the next requests may be asked, and sets their cost aside; `settle` gives it back.
-
-        Where others have set aside what is left, it waits for what they really take: 0 means that the budget is spent.
-
-        Args:
-            costs: tokens that each may take at most.
-        """
-        with self._changed:
-            count = self._first(costs, budget)
-            while count == 0 and self._aside.requests:
-                self._changed.wait()
-                count = self._first(costs, budget)
-            self._aside.add(count, sum(costs[:count]))
-            return count
-
-    def settle(self, labeler: str, costs: Sequence[int], used: Sequence[Usage]) -> None:
-        """Replaces what was set aside for `costs` by what the requests took."""
-        prompt, completion = sum(u.prompt for u in used), sum(u.completion for u in used)
-        line = {"labeler": labeler, "requests": len(used), "prompt_tokens": prompt, "reply_tokens": completion}
-        with self._changed:
-            self._aside.add(-len(costs), -sum(costs))
-            if used:
-                _append(self._path, line)
-            self._changed.notify_all()
-
-    def _first(self, costs: Sequence[int], budget: Budget) -> int:
-        """How many requests from the front there is room for."""
-        self._catch_up()
-        requests = room(budget.requests, self._spent.requests + self._aside.requests)
-        tokens = room(budget.tokens, self._spent.tokens + self._aside.tokens)
-        count = total = 0
-        while count < len(costs) and count < requests and total + costs[count] <= tokens:
-            total += costs[count]
-            count += 1
-        return count
-
-    def _catch_up(self) -> None:
-        try:
-            with self._path.open("rb") as file:
-                file.seek(self._offset)
-                new = file.read()
-        except FileNotFoundError:
-            return
-        whole = new[: new.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        for entry in entries(whole):
-            self._spent.add(entry["requests"], entry["prompt_tokens"] + entry["reply_tokens"])
+        return Meter(labeler, self.ledger, self.budget, self.price) if self.ledger else None
 
 
 @dataclass(frozen=True)
 class Meter:
-    """Counts one labeler's requests in a run's ledger and keeps them within the budget.
+    """Counts the requests of one labeler or source in a run's ledger and keeps them within the budget.
 
     Args:
         ledger: the ledger's file.
     """
 
-    labeler: str
+    name: str
     ledger: Path
     budget: Budget = field(default_factory=Budget)
+    price: Price = field(default_factory=Price)
+    kind: Kind = "labeler"
 
     def slices(self, requests: Sequence[Request]) -> Iterator[tuple[Sequence[Request], list[Generation]]]:
         """The requests in slices that the budget allows, each with a list to lay the answers into: the whole batch where
-        there is room for all it may take, else as many as there is room for.
+        there is room for all it may take. Else a judge's as many as there is room for, a source's none: completions of half
+        a shard would be paid and lost.
 
         Raises:
-            BudgetSpent: there is room for none, or at the start surely not for all: what is asked for half a shard is lost.
+            BudgetSpent: there is room for none, or at the start surely not for all.
         """
         ledger = ledger_of(self.ledger)
         self._require_room(ledger.spent(), requests)
         while requests:
-            costs = [most_tokens(request) for request in requests]
-            count = ledger.fitting(costs, self.budget)
+            costs = [self._most(request) for request in requests]
+            count = ledger.fitting(costs, self.budget, len(costs) if self.kind == "source" else 1)
             if count == 0:
-                raise BudgetSpent(self._message(ledger.spent(), f"the next question may take {costs[0]} tokens"))
+                raise BudgetSpent(self._message(ledger.spent(), costs))
             answers: list[Generation] = []
             try:
                 yield requests[:count], answers
             finally:
-                asked = {request.id: request for request in requests[:count]}
-                used = [usage_of(asked[answer.request_id], answer) for answer in answers]
-                ledger.settle(self.labeler, costs[:count], used)
+                self._settle(ledger, requests[:count], costs[:count], answers)
             requests = requests[count:]
 
-    def _require_room(self, spent: Spent, requests: Sequence[Request]) -> None:
-        least = sum(least_tokens(request) for request in requests)
-        lacks = len(requests) > room(self.budget.requests, spent.requests)
-        if lacks or least > room(self.budget.tokens, spent.tokens):
-            raise BudgetSpent(self._message(spent, f"the next {len(requests)} questions take {least} tokens at least"))
+    def _settle(
+        self, ledger: Ledger, requests: Sequence[Request], costs: Sequence[Spending], answers: Sequence[Generation]
+    ) -> None:
+        asked = {request.id: request for request in requests}
+        used = [usage_of(asked[answer.request_id], answer) for answer in answers]
+        prompt, reply = sum(u.prompt for u in used), sum(u.completion for u in used)
+        line = {"kind": self.kind, "name": self.name, "requests": len(used), "prompt_tokens": prompt}
+        line |= {"reply_tokens": reply, "money": self.price.of(prompt, reply)}
+        ledger.settle(sum(costs, Spending()), line if used else None)
 
-    def _message(self, spent: Spent, what: str) -> str:
-        limits = [
-            f"{n} {name}" for name, n in (("tokens", self.budget.tokens), ("requests", self.budget.requests)) if n
-        ]
+    def _most(self, request: Request) -> Spending:
+        return self._cost(most_prompt_tokens(request), request.sampling.n * request.sampling.max_tokens)
+
+    def _least(self, request: Request) -> Spending:
+        return self._cost(least_prompt_tokens(request), request.sampling.n)
+
+    def _cost(self, prompt: int, reply: int) -> Spending:
+        money = self.price.of(prompt, reply)
+        if self.kind == "source":
+            return Spending(sampled_tokens=prompt + reply, money=money)
+        return Spending(1, prompt + reply, money=money)
+
+    def _require_room(self, spent: Spending, requests: Sequence[Request]) -> None:
+        least = [self._least(request) for request in requests]
+        if not (spent + sum(least, Spending())).is_within(self.budget):
+            raise BudgetSpent(self._message(spent, least, "at least"))
+
+    def _message(self, spent: Spending, costs: Sequence[Spending], bound: str = "perhaps") -> str:
+        whole = bound == "at least" or self.kind == "source"
+        next_one = sum(costs, Spending()) if whole else costs[0]
+        what = f"the next {len(costs)} requests take" if whole else "the next question takes"
         return (
-            f"labeler {self.labeler}: the judges' budget of {' and '.join(limits)} has no more room: {spent.tokens} tokens in "
-            f"{spent.requests} requests are counted, and {what}; finished shards are kept; "
+            f"{self.kind} {self.name}: the budget of {self.budget} has no more room: {told_of(spent, self.budget)} are spent, "
+            f"and {what} {bound} {told_of(next_one, self.budget)}; finished shards are kept; "
             "hint: raise [budget] in the config, and the same command goes on from there"
         )
 
 
-_LEDGERS: dict[Path, Ledger] = {}
-_LEDGERS_LOCK = threading.Lock()
+def told_of(spending: Spending, budget: Budget) -> str:
+    """What was or may be spent, in the units that have a limit."""
+    limits = asdict(budget)
+    return " and ".join(f"{number(n)} {UNITS[name]}" for name, n in asdict(spending).items() if limits[name])
 
 
-def ledger_of(path: Path) -> Ledger:
-    """This process's ledger of the file: one, so that threads set aside from the same account."""
-    with _LEDGERS_LOCK:
-        return _LEDGERS.setdefault(path.absolute(), Ledger(path.absolute()))
+def number(value: float) -> str:
+    """Thousands with commas, at most four decimals."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4f}".rstrip("0").rstrip(".")
 
 
-def most_tokens(request: Request) -> int:
-    """The tokens that a request may take, its prompt estimated on the high side."""
+def most_prompt_tokens(request: Request) -> int:
+    """The tokens of a request's prompt, estimated on the high side."""
     n_chars = sum(len(message.content) + len(message.role) for message in request.messages)
-    prompt = math.ceil(n_chars / FEWEST_CHARS_PER_TOKEN) + TEMPLATE_TOKENS * len(request.messages)
-    return prompt + request.sampling.n * request.sampling.max_tokens
+    return math.ceil(n_chars / FEWEST_CHARS_PER_TOKEN) + TEMPLATE_TOKENS * len(request.messages)
 
 
-def least_tokens(request: Request) -> int:
-    """The tokens that a request takes at least, its prompt estimated on the low side."""
-    n_chars = sum(len(message.content) for message in request.messages)
-    return int(n_chars / MOST_CHARS_PER_TOKEN) + request.sampling.n
+def least_prompt_tokens(request: Request) -> int:
+    """The tokens of a request's prompt, estimated on the low side."""
+    return int(sum(len(message.content) for message in request.messages) / MOST_CHARS_PER_TOKEN)
 
 
 def usage_of(request: Request, answer: Generation) -> Usage:
@@ -236,48 +203,27 @@ def usage_of(request: Request, answer: Generation) -> Usage:
     return Usage(math.ceil(prompt) + TEMPLATE_TOKENS * len(request.messages), reply)
 
 
-def entries(content: bytes) -> Iterator[dict[str, int]]:
-    """The ledger's lines; one that a crash cut short is left out."""
-    for line in content.splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict):
-            yield entry
-
-
-def told(run: Path, budget: Budget) -> str | None:
-    """One line on what the judges of a run took so far; None where none was asked."""
-    path = run / LEDGER
-    if not path.is_file():
-        return None
-    by_labeler: Counter[str] = Counter()
-    requests = 0
-    for entry in entries(path.read_bytes()):
-        by_labeler[str(entry["labeler"])] += entry["prompt_tokens"] + entry["reply_tokens"]
-        requests += entry["requests"]
-    of = f" of {budget.tokens}" if budget.tokens else ""
-    parts = ", ".join(f"{name} {tokens}" for name, tokens in sorted(by_labeler.items()))
-    return f"judges took {sum(by_labeler.values())}{of} tokens in {requests} requests ({parts})"
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _append(path: Path, line: dict[str, object]) -> None:
-    """Adds the line in one write, so that lines of several processes never mix."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _opened(path) as descriptor:
-        os.write(descriptor, json.dumps(line).encode() + b"\n")
-
-
-def room(limit: int, taken: int) -> float:
+def room(limit: float, taken: float) -> float:
     """What is left of a limit; 0 is no limit."""
     return max(0, limit - taken) if limit else math.inf
+
+
+def ask(engine: Engine, requests: Sequence[Request], meter: Meter | None) -> dict[str, Generation]:
+    """The engine's answer to each request, by its id; within the budget and counted, where there is a meter.
+
+    Raises:
+        BudgetSpent: there is no room for the next request.
+        EngineFailed: the engine died; what it answered before is counted.
+    """
+    found: dict[str, Generation] = {}
+    for part, answers in meter.slices(requests) if meter else [(requests, [])]:
+        answers += engine.generate(part)
+        found |= {answer.request_id: answer for answer in answers}
+    return found
+
+
+def metered(source: Any, budget: Budget, ledger: Path) -> Meter | None:
+    """What counts a source's requests: where they are paid for or limited. None elsewhere."""
+    if source.engine.use != "http" and not budget.sampled_tokens and source.price == Price():
+        return None
+    return Meter(source.name, ledger, budget, source.price, "source")

@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from labelers.discovery import LabelerError, LabelerSpec
 from pipeline.audit_limits import Audit
-from pipeline.budget import Budget
+from pipeline.budget import Budget, Price
 from pipeline.combine import Gate
 from pipeline.config_checks import check
 from pipeline.engines import Sampling
@@ -43,10 +43,12 @@ class Source(Sampling):
     Args:
         name: of your choosing; it names a folder and is kept with every completion. A judge never sees it.
         engine: what generates: `use` is vllm, http or replay. Sources with equal engines share one.
+        price: what the model's tokens cost, for `budget.money` and the plan.
     """
 
     name: str
     engine: EngineSettings
+    price: Price = field(default_factory=Price)
 
     @property
     def sampling(self) -> Sampling:
@@ -78,6 +80,7 @@ class LabelerEntry:
         gate: what this labeler must say whatever the others do: `chosen_must_pass`, `rejected_must_fail`, `both`; weight 0 makes
             it a gate alone.
         noise: the deviation of its score on the same text, for `pairs.min_margin_noise`; 0 for what computes.
+        price: what a judge's tokens cost, for `budget.money` and the plan.
         timeout_s: seconds for one item, time in engines and programs not counted; then the item is an abstention (isolation.md).
     """
 
@@ -95,6 +98,7 @@ class LabelerEntry:
     after: str | None = None
     gate: Gate = "none"
     noise: float = 0.0
+    price: Price = field(default_factory=Price)
     timeout_s: float = 2.0
 
     @property
@@ -148,7 +152,7 @@ class Config:
         pairs: how judged groups become pairs.
         dataset: what is published.
         audit: when the labels are not to be trusted.
-        budget: what the judges may cost.
+        budget: what judges and sources may cost.
         executor: `local`, this machine alone, or `ray`, the cluster that `ray` describes.
         sandbox: whether labelers may run completions (in bubblewrap).
         network: whether labelers may open connections; those that do have no seccomp filter and no Landlock.
@@ -176,7 +180,7 @@ class Config:
 
 
 for _section in (
-    *(Config, Source, LabelerEntry, Published, Prompts, Fields, Pairs, Budget, Ray),
+    *(Config, Source, LabelerEntry, Published, Prompts, Fields, Pairs, Budget, Price, Ray),
     *(Vllm, Http, Replay, RewardModel, ImplicitReward),
 ):
     setattr(_section, "__pydantic_config__", {"extra": "forbid"})  # noqa: B010  an unknown key is an error

@@ -36,6 +36,13 @@ def check(config: Config, path: Path) -> None:
                 f"{path}: sources.{number}.n is {source.n} at temperature 0, where all completions are equal; hint: n = 1"
             )
         source.engine.check()
+    if config.budget.money and not any(
+        entry.price.input + entry.price.output for entry in (*config.sources, *config.labelers)
+    ):
+        raise ConfigError(
+            f"{path}: budget.money is {config.budget.money:g} and nothing has a price; "
+            "hint: price = { input = 0.5, output = 1.5 } at a source or labeler, per million tokens"
+        )
     for number, entry in enumerate(config.labelers):
         _check_labeler(entry, f"{path}: labelers.{number}")
         _check_granted(config, entry, f"{path}: labelers.{number}")

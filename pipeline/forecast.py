@@ -1,4 +1,4 @@
-"""What the judges of a run will still be asked, and what that will take: before anything is asked.
+"""What the judges and the paid sources of a run will still be asked, and what that will take: before anything is asked.
 
 Lengths are known where completions exist and bounded by the sources' settings where they do not. A labeler's own words around
 them are measured on its first example.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,18 @@ from labelers.protocol import Chat, Program, Ran
 from labelers.types import Candidate, Comparison, Completion, Prompt
 from pipeline.budget import (
     FEWEST_CHARS_PER_TOKEN,
-    LEDGER,
     MOST_CHARS_PER_TOKEN,
     TEMPLATE_TOKENS,
     Budget,
-    Spent,
-    ledger_of,
-    room,
+    Price,
+    number,
 )
 from pipeline.config import Config, LabelerEntry, Source
 from pipeline.label import selects
+from pipeline.ledger import LEDGER, Kind, Spending, ledger_of
 from pipeline.plan import Plan, Step
 from pipeline.prompts import prompts_of
+from pipeline.sample import Sample
 from pipeline.schema import COMPLETIONS, PROMPTS
 from pipeline.shards import read_receipt, read_shard
 from pipeline.work import finished
@@ -58,17 +58,68 @@ class Range:
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """What requests take: of prompts, and of replies."""
+
+    prompt: Range = field(default_factory=Range)
+    reply: Range = field(default_factory=Range)
+
+    @property
+    def total(self) -> Range:
+        """Both together."""
+        return self.prompt + self.reply
+
+    def __add__(self, other: Tokens) -> Tokens:
+        return Tokens(self.prompt + other.prompt, self.reply + other.reply)
+
+    def times(self, requests: Range) -> Tokens:
+        """What so many requests take."""
+        return Tokens(*(Range(requests.least * t.least, requests.most * t.most) for t in (self.prompt, self.reply)))
+
+
+@dataclass(frozen=True)
 class Forecast:
-    """What one labeler will still ask its model.
+    """What one labeler or source will still ask its model.
 
     Args:
         requests: questions.
-        tokens: of questions and replies; None for models that write none.
+        used: tokens of questions and replies; None for models that write none.
+        price: of these tokens.
     """
 
-    labeler: str
+    kind: Kind
+    name: str
     requests: Range
-    tokens: Range | None
+    used: Tokens | None
+    price: Price = field(default_factory=Price)
+
+    @property
+    def tokens(self) -> Range | None:
+        """Of questions and replies together."""
+        return self.used.total if self.used else None
+
+    @property
+    def money(self) -> Range:
+        """What they cost; 0 without a price."""
+        used = self.used or Tokens()
+        return Range(
+            self.price.of(used.prompt.least, used.reply.least), self.price.of(used.prompt.most, used.reply.most)
+        )
+
+    @property
+    def bounds(self) -> tuple[Spending, Spending]:
+        """At least and at most, as the budget counts."""
+        tokens = self.tokens or Range()
+        if self.used is None:  # rewards are not metered
+            return Spending(), Spending()
+        if self.kind == "source":
+            return Spending(0, 0, int(tokens.least), self.money.least), Spending(
+                0, 0, math.ceil(tokens.most), self.money.most
+            )
+        return (
+            Spending(math.floor(self.requests.least), int(tokens.least), 0, self.money.least),
+            Spending(math.ceil(self.requests.most), math.ceil(tokens.most), 0, self.money.most),
+        )
 
 
 @dataclass
@@ -99,38 +150,58 @@ class Group:
 
 
 def forecasts(config: Config, plan: Plan, shards: Sequence[Path]) -> list[Forecast]:
-    """A forecast for each labeler that asks a model, over the shards that it has not judged yet."""
+    """A forecast for each source that is metered and each labeler that asks a model, over the shards that they have not done."""
     sources = {step.folder: source for step, source in zip(plan.of_kind("completions"), config.sources, strict=True)}
-    found: dict[str, Forecast] = {}
+    found = [
+        _of_source(source, step, shards)
+        for step, source in zip(plan.of_kind("completions"), config.sources, strict=True)
+        if isinstance(step.stage, Sample) and step.stage.meter
+    ]
     for entry in (e for e in config.labelers if e.engine is not None):
         steps = [s for s in plan.steps if s.kind in ("labels", "comparisons") and s.name == entry.label]
         parts = [_of_step(entry, step, sources, shards) for step in steps]
         writes = getattr(entry.spec.build(), "asks", "replies") == "replies"
-        requests = sum((r for r, _ in parts), Range())
-        found[entry.label] = Forecast(entry.label, requests, sum((t for _, t in parts), Range()) if writes else None)
-    return list(found.values())
+        requests, used = sum((r for r, _ in parts), Range()), sum((t for _, t in parts), Tokens())
+        found.append(Forecast("labeler", entry.label, requests, used if writes else None, entry.price))
+    return found
+
+
+def _of_source(source: Source, step: Step, shards: Sequence[Path]) -> Forecast:
+    """What a source's prompts and completions will take: lengths up to what its settings allow."""
+    todo = [shard for shard in shards if not finished(step.work(shard))]
+    looked_at = spread(todo)
+    requests, used = Range(), Tokens()
+    for shard in looked_at:
+        for prompt in prompts_of(read_shard(shard, PROMPTS)).values():
+            requests += Range(1, 1)
+            used += Tokens(_prompt_tokens(_n_chars(prompt)), Range(source.n, source.n * source.max_tokens))
+    share = len(todo) / max(1, len(looked_at))
+    scaled = Tokens(used.prompt * share, used.reply * share)
+    return Forecast("source", source.name, requests * share, scaled, source.price)
+
+
+def _prompt_tokens(n_chars: float) -> Range:
+    return Range(n_chars / MOST_CHARS_PER_TOKEN, n_chars / FEWEST_CHARS_PER_TOKEN + TEMPLATE_TOKENS)
 
 
 def _of_step(
     entry: LabelerEntry, step: Step, sources: dict[Path, Source], shards: Sequence[Path]
-) -> tuple[Range, Range]:
+) -> tuple[Range, Tokens]:
     """Requests and tokens of one step."""
     labeler: Any = entry.spec.build()
     calls, overhead = _asked_of_itself(labeler)
-    requests = tokens = Range()
+    requests, used = Range(), Tokens()
     todo = [shard for shard in shards if not finished(step.work(shard))]
     looked_at = spread(todo)
     for shard in looked_at:
         for group in _groups(entry, step, sources, shard):
             asked = _questions(entry, labeler, group.size) * calls
             shown = 2 if hasattr(labeler, "compare") else 1
-            chars = group.prompt_chars + overhead
-            question = Range(chars / MOST_CHARS_PER_TOKEN, chars / FEWEST_CHARS_PER_TOKEN + TEMPLATE_TOKENS)
-            each = question + group.tokens * shown + Range(1, entry.reply_tokens)
+            question = _prompt_tokens(group.prompt_chars + overhead) + group.tokens * shown
             requests += asked
-            tokens += Range(asked.least * each.least, asked.most * each.most)
+            used += Tokens(question, Range(1, entry.reply_tokens)).times(asked)
     share = len(todo) / max(1, len(looked_at))
-    return requests * share, tokens * share
+    return requests * share, Tokens(used.prompt * share, used.reply * share)
 
 
 def spread(shards: Sequence[Path]) -> list[Path]:
@@ -203,28 +274,48 @@ def lines(found: Sequence[Forecast], run: Path, budget: Budget) -> list[str]:
     if not found:
         return []
     spent = ledger_of(run / LEDGER).spent()
-    told = [
-        f"{f.labeler} asks its model {f.requests} questions"
-        + (f", {f.tokens} tokens in all" if f.tokens else " and reads a number")
-        for f in found
-    ]
+    told = [_line(forecast) for forecast in found]
     if spent.requests:
         told.append(f"asked so far: {spent.requests:,} questions, {spent.tokens:,} tokens")
-    if budget.tokens or budget.requests:
+    if spent.sampled_tokens:
+        told.append(f"sampled so far: {spent.sampled_tokens:,} tokens")
+    money = sum((f.money for f in found), Range())
+    if money.most or spent.money:
+        told.append(f"costs {number(money.least)} to {number(money.most)} more, and {number(spent.money)} so far")
+    if budget != Budget():
         told.append(_lasts(found, spent, budget))
     return told
 
 
-def _lasts(found: Sequence[Forecast], spent: Spent, budget: Budget) -> str:
-    judges = [f for f in found if f.tokens is not None]
-    requests = sum((f.requests for f in judges), Range())
-    tokens = sum((f.tokens or Range() for f in judges), Range())
-    left = room(budget.requests, spent.requests), room(budget.tokens, spent.tokens)
-    if requests.most <= left[0] and tokens.most <= left[1]:
+def _line(forecast: Forecast) -> str:
+    cost = f", {number(forecast.money.least)} to {number(forecast.money.most)} of money" if forecast.money.most else ""
+    if forecast.kind == "source":
+        return f"{forecast.name} samples {forecast.requests} prompts, {forecast.tokens} tokens in all{cost}"
+    what = f", {forecast.tokens} tokens in all{cost}" if forecast.tokens else " and reads a number"
+    return f"{forecast.name} asks its model {forecast.requests} questions{what}"
+
+
+def _lasts(found: Sequence[Forecast], spent: Spending, budget: Budget) -> str:
+    least = sum((f.bounds[0] for f in found), spent)
+    most = sum((f.bounds[1] for f in found), spent)
+    if most.is_within(budget):
         word = "the budget lasts"
-    elif requests.least > left[0] or tokens.least > left[1]:
-        word = "the budget does not last; hint: raise [budget], or lower match_ups, votes or limit"
+    elif not least.is_within(budget):
+        word = "the budget does not last; hint: raise [budget], or lower n, max_tokens, match_ups, votes or limit"
     else:
         word = "the budget may not last"
-    limits = [f"{n:,} {name}" for name, n in (("tokens", budget.tokens), ("requests", budget.requests)) if n]
-    return f"{word}: {' and '.join(limits)}"
+    return f"{word}: {budget}"
+
+
+def as_json(found: Sequence[Forecast]) -> list[dict[str, Any]]:
+    """The forecasts for scripts."""
+    return [
+        {
+            "kind": f.kind,
+            "name": f.name,
+            "requests": asdict(f.requests),
+            "tokens": asdict(f.tokens) if f.tokens else None,
+            "money": asdict(f.money),
+        }
+        for f in found
+    ]

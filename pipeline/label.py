@@ -18,7 +18,7 @@ from labelers.errors import WrongAnswers
 from labelers.printable import printable
 from labelers.sandbox import Limits, RunProgram, Worker, lent, no_program, opened
 from labelers.types import Abstain, Candidate, Completion, Message, Needs, Prompt, Score
-from pipeline.budget import Asking, Meter
+from pipeline.budget import Asking, Meter, ask
 from pipeline.cascade import After, settled
 from pipeline.engines import Engine, EngineSpec, Generation, Request, RewardEngine, Sampling
 from pipeline.errors import BrokenLabeler
@@ -114,10 +114,7 @@ class Tools:
                 "the labeler asks a model and has none; hint: give it engine = { use = ..., model = ... }"
             )
         requests = [Request(str(i), tuple(chat), self.sampling, self.seed, schema) for i, chat in enumerate(chats)]
-        replies: dict[str, Generation] = {}
-        for part, answers in self.meter.slices(requests) if self.meter else [(requests, [])]:
-            answers += self.engine.generate(part)
-            replies |= {answer.request_id: answer for answer in answers}
+        replies = ask(self.engine, requests, self.meter)
         return [_reply(replies[request.id]) for request in requests]
 
     def rewards(self, chats: Sequence[Sequence[Message]]) -> list[float | None]:

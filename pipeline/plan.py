@@ -9,13 +9,14 @@ from typing import Any
 
 from labelers.protocol import PairwiseLabeler
 from labelers.types import content_id
-from pipeline.budget import LEDGER, Asking
+from pipeline.budget import Asking, metered
 from pipeline.cascade import After
 from pipeline.combine import Role
 from pipeline.compare import Compare
 from pipeline.config import Config, LabelerEntry, Source
 from pipeline.isolation import limits_of
 from pipeline.label import Label
+from pipeline.ledger import LEDGER
 from pipeline.pair import Pairing
 from pipeline.sample import Sample
 from pipeline.work import Stage, Work
@@ -71,7 +72,7 @@ def make_plan(config: Config, run: Path) -> Plan:
     Raises:
         LabelerError: a labeler cannot be loaded.
     """
-    samples = [_sample(source, config.seed, run) for source in config.sources]
+    samples = [_sample(config, source, run) for source in config.sources]
     labels: list[Step] = []
     comparisons: list[Step] = []
     for entry in config.labelers:
@@ -83,14 +84,15 @@ def make_plan(config: Config, run: Path) -> Plan:
     return Plan((*samples, *labels, *comparisons, _pair(config, samples, labels, comparisons, run)))
 
 
-def _sample(source: Source, seed: int, run: Path) -> Step:
-    stage = Sample(source.name, source.engine, source.sampling, seed)
+def _sample(config: Config, source: Source, run: Path) -> Step:
+    meter = metered(source, config.budget, run / LEDGER)
+    stage = Sample(source.name, source.engine, source.sampling, config.seed, meter)
     return _step("completions", source.name, stage, stage.identity(), (), run)
 
 
 def _asking(config: Config, entry: LabelerEntry, run: Path) -> Asking:
     ledger = run / LEDGER if entry.engine else None
-    return Asking(entry.reply_tokens, entry.votes, config.budget, ledger)
+    return Asking(entry.reply_tokens, entry.votes, config.budget, ledger, entry.price)
 
 
 def _label(config: Config, entry: LabelerEntry, sample: Step, before: Sequence[Step], run: Path) -> Step:

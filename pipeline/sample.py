@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -11,11 +11,16 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from labelers.types import Needs, Prompt, content_id
+from pipeline.budget import Meter, ask
 from pipeline.engines import Engine, EngineInfo, EngineSpec, Generation, Request, Sampled, Sampling
+from pipeline.errors import EngineFailed
 from pipeline.prompts import family_of, prompts_of
 from pipeline.schema import COMPLETIONS, PROMPTS
 from pipeline.shards import Counts
 from pipeline.work import Made, Transform
+
+TOO_FEW_TO_TELL = 10
+"""Requests of a shard that may all fail without a doubt about the engine (own)."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +30,14 @@ class Sample:
     Args:
         source: the source's name in the config; part of each completion's seed, so that two sources never share draws.
         seed: the run's seed.
+        meter: counts what is paid for; it decides nothing of the text, so it is no part of the identity.
     """
 
     source: str
     engine: EngineSpec
     sampling: Sampling
     seed: int = 0
+    meter: Meter | None = None
 
     version: ClassVar[str] = "1"
     needs: ClassVar[Needs] = Needs(engine=True)
@@ -53,7 +60,8 @@ class Sample:
         yield lambda prompts: self._sample(prompts_of(prompts), engine)
 
     def _sample(self, prompts: dict[str, Prompt], engine: Engine) -> Made:
-        done = {generation.request_id: generation for generation in engine.generate(self.requests(prompts))}
+        done = ask(engine, self.requests(prompts), self.meter)
+        require_some(self.source, list(done.values()))
         drawn = [draw for prompt_id in prompts for draw in self._drawn(done[prompt_id])]
         return Made(self._table(drawn, engine.info), _counts(prompts, drawn))
 
@@ -101,6 +109,18 @@ class Sample:
         arrays |= {name: pa.repeat(pa.scalar(value, pa.string()), len(drawn)) for name, value in constant.items()}
         arrays["prompt_token_ids"] = _prompt_token_ids(drawn)
         return pa.table([arrays[name] for name in COMPLETIONS.names], COMPLETIONS)
+
+
+def require_some(source: str, answers: Sequence[Generation]) -> None:
+    """Raises EngineFailed when no request of a shard was answered: a shard of failures would be finished, and stay so."""
+    failed = Counter(answer.error for answer in answers if answer.error is not None)
+    if len(answers) < TOO_FEW_TO_TELL or failed.total() < len(answers):
+        return
+    (why, times), *_ = failed.most_common(1)
+    raise EngineFailed(
+        f"source {source}: none of the {len(answers)} requests of a shard was answered, {times} times since: {why}; "
+        "finished shards are kept; hint: does the model take prompts as long as these?"
+    )
 
 
 @dataclass(frozen=True, slots=True)

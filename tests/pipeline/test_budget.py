@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ import pytest
 
 from labelers.types import Message
 from pipeline import judges
-from pipeline.budget import LEDGER, Asking, Budget, Ledger, Meter, told
+from pipeline.budget import Asking, Budget, Meter, Price, ask
 from pipeline.config import Config, load
 from pipeline.engines import EngineInfo, Generation, Progress, Request, Sampled, Sampling, Usage
 from pipeline.engines.replay import Replay
 from pipeline.errors import BudgetSpent, ConfigError
 from pipeline.forecast import Range, forecasts, lines, spread
 from pipeline.label import Tools
+from pipeline.ledger import LEDGER, Ledger, Spending, told
 from pipeline.plan import make_plan
 from pipeline.prompts import import_prompts
 from pipeline.run import run
@@ -63,7 +64,7 @@ def ledger(folder: Path) -> dict[str, int]:
 def test_what_the_engine_says_it_took_is_counted(tmp_path: Path) -> None:
     assert tools(tmp_path, Counting()).generate([CHAT] * 7) == ["y" * 40] * 7
     assert ledger(tmp_path) == {"requests": 7, "prompt_tokens": 140, "reply_tokens": 70}
-    assert told(tmp_path, Budget(tokens=500)) == "judges took 210 of 500 tokens in 7 requests (judge 210)"
+    assert told(tmp_path, Budget(tokens=500)) == ["judges took 210 of 500 tokens in 7 requests (judge 210)"]
 
 
 def test_what_an_engine_does_not_say_is_estimated_and_never_nothing(tmp_path: Path) -> None:
@@ -85,7 +86,7 @@ def test_near_the_budget_only_what_surely_fits_is_asked_and_nothing_beyond_it(tm
         while True:
             lent.generate([CHAT] * 3)
 
-    with pytest.raises(BudgetSpent, match=r"1000 tokens has no more room: .* hint: raise \[budget\]"):
+    with pytest.raises(BudgetSpent, match=r"1,000 tokens has no more room: .* hint: raise \[budget\]"):
         ask_for_ever()
     assert 1000 - 216 < sum(engine.asked) * 30 <= 1000
 
@@ -169,6 +170,71 @@ def test_a_meter_without_a_limit_only_counts(tmp_path: Path) -> None:
     requests = [Request(str(i), tuple(CHAT), Sampling(n=1, max_tokens=10**9), 0) for i in range(3)]
     parts = [len(part) for part, _ in Meter("judge", tmp_path / LEDGER).slices(requests)]
     assert parts == [3]
+
+
+def paid(folder: Path, engine: Any, price: Price, **budget: float) -> Tools:
+    asking = Asking(max_tokens=100, budget=Budget(**budget), ledger=folder / LEDGER, price=price)  # type: ignore[arg-type]
+    return Tools(folder, engine, asking.sampling, meter=asking.meter("judge"))
+
+
+def test_money_is_counted_by_the_prices_of_prompts_and_of_replies(tmp_path: Path) -> None:
+    paid(tmp_path, Counting(), Price(input=1000.0, output=5000.0), money=2.0).generate([CHAT] * 7)
+    assert Ledger(tmp_path / LEDGER).spent().money == pytest.approx(7 * (20 * 1000 + 10 * 5000) / 1e6)
+    assert told(tmp_path, Budget(money=2.0))[-1] == "that cost 0.49 of 2"
+
+
+def test_nothing_is_asked_beyond_the_money_and_what_the_next_question_may_cost_is_said(tmp_path: Path) -> None:
+    engine = Counting()
+    lent = paid(tmp_path, engine, Price(input=1000.0, output=5000.0), money=1.0)
+
+    def ask_for_ever() -> None:
+        while True:
+            lent.generate([CHAT])
+
+    with pytest.raises(BudgetSpent, match=r"budget of 1 of money has no more room: 0.42 of money are spent.*0.618 of"):
+        ask_for_ever()
+    assert sum(engine.asked) == 6
+
+
+def test_a_source_begins_no_shard_that_it_cannot_pay_to_its_end(tmp_path: Path) -> None:
+    engine = Counting()
+    meter = Meter("fast", tmp_path / LEDGER, Budget(sampled_tokens=1000), Price(), "source")
+    shard = [Request(str(i), tuple(CHAT), Sampling(n=2, max_tokens=50), 0) for i in range(4)]
+    ask(engine, shard, meter)
+    with pytest.raises(
+        BudgetSpent, match=r"source fast: .*120 tokens of the sources are spent, and the next 5 requests"
+    ):
+        ask(engine, [*shard, replace(shard[0], id="4")], meter)
+    assert engine.asked == [4]
+    assert told(tmp_path, Budget(sampled_tokens=1000)) == ["sources took 120 of 1000 tokens (fast 120)"]
+
+
+def test_judges_and_sources_share_the_money_and_nothing_else(tmp_path: Path) -> None:
+    price = Price(output=1e6)
+    source = Meter("fast", tmp_path / LEDGER, Budget(money=25, tokens=60), price, "source")
+    ask(Counting(), [Request("1", tuple(CHAT), Sampling(n=1, max_tokens=10), 0)], source)
+    lent = paid(tmp_path, Counting(), price, money=25, tokens=1000)
+    with pytest.raises(BudgetSpent, match="10 of money are spent"):
+        lent.generate([CHAT] * 2)
+    assert Ledger(tmp_path / LEDGER).spent() == Spending(0, 0, 30, 10.0)
+
+
+def test_a_budget_of_money_without_a_price_is_refused(replayed: Any) -> None:
+    with pytest.raises(ConfigError, match=r"nothing has a price; hint: price = \{ input"):
+        replayed("budget.money=3")
+
+
+def test_the_plan_says_what_sources_and_judges_will_cost(replayed: Any, tmp_path: Path) -> None:
+    prices = ["sources.0.price={input=1.0, output=2.0}", "labelers.0.price={input=10.0}", "budget.money=0.05"]
+    config, imported, folder = judged(tmp_path, "sources.0.n=4", "sources.0.max_tokens=10", *prices, make=replayed)
+    source, judge = forecasts(config, make_plan(config, folder), imported.shards)
+    assert (source.kind, source.name, source.requests) == ("source", "people", Range(4, 4))
+    assert source.used is not None
+    assert source.used.reply == Range(4 * 4, 4 * 4 * 10)
+    assert judge.money.most == pytest.approx(judge.used.prompt.most * 10 / 1e6)  # type: ignore[union-attr]
+    said = lines([source, judge], folder, config.budget)
+    assert said[-2].startswith("costs 0.0")
+    assert said[-1] == "the budget may not last: 0.05 of money"
 
 
 JUDGED = 'use = "judge"\nmatch_ups = 3\nengine = { use = "replay", path = "completions.jsonl" }'

@@ -29,8 +29,8 @@ class Access:
     """
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
-        if wrong := next((name for name in names if not NAME.fullmatch(name)), None):
-            raise ConfigError(f"reviewer {wrong!r}: is no name; hint: letters, digits and . _ @ -, at most 64")
+        if wrong := [name for name in names if not NAME.fullmatch(name)]:
+            raise ConfigError(f"reviewer {wrong[0]!r}: is no name; hint: letters, digits and . _ @ -, at most 64")
         self._key = _key(folder / KEY)
         self.names = tuple(dict.fromkeys(names))
 

@@ -79,7 +79,8 @@ def escaped(text: str) -> str:
 
 
 def _highlighted(text: str, language: str) -> str:
-    return str(highlight(printable(text), get_lexer_by_name(language, stripnl=False, ensurenl=False), _FORMATTER))
+    made = str(highlight(printable(text), get_lexer_by_name(language, stripnl=False, ensurenl=False), _FORMATTER))
+    return made if text.endswith("\n") else made.removesuffix("\n")
 
 
 def _fenced(text: str) -> str:

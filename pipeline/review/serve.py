@@ -60,6 +60,8 @@ def serve(page: Page, host: str, port: int, say: Callable[[str], None]) -> None:
     server = uvicorn.Server(uvicorn.Config(page.app(), log_level="warning", access_log=False, server_header=False))
     try:
         server.run(sockets=[listener])
+    except KeyboardInterrupt:  # uvicorn passes on what ended it: that is how one leaves
+        pass
     finally:
         page.store.close()
 

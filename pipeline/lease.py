@@ -38,6 +38,9 @@ class Times:
     give_up_s: float = 45.0
 
 
+TIMES = Times()
+
+
 @dataclass
 class Lease:
     """What one holder knows of its lease.
@@ -142,7 +145,7 @@ def lease(place: StorePath, times: Times | None = None) -> Iterator[Lease]:
         EnvironmentLacks: the store cannot be reached, or cannot lock.
     """
     require_reachable(place)
-    held = Lease(place, times or Times())
+    held = Lease(place, times or TIMES)
     held.take()
     done = threading.Event()
     renewing = threading.Thread(target=_keep, args=(held, done), name="lease", daemon=True)

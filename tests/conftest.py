@@ -8,9 +8,12 @@ import os
 import socket
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from tests.s3 import S3, serving
 
 _CACHE = tempfile.TemporaryDirectory(prefix="tests-cache-")
 os.environ.update(
@@ -55,6 +58,13 @@ def _is_local(address: Any) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    """A real S3 server with the bucket `runs`; every process that a test starts finds it."""
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,9 @@ from pipeline.compare import Compare
 from pipeline.config import Config, stored_config
 from pipeline.confounds import abstentions, confounds, entangled, noise, orders
 from pipeline.defects import Tally
+from pipeline.drawn import Drawn
 from pipeline.evidence import Evidence, Places, read_evidence, read_published, recall_places
-from pipeline.facts import Facts, facts_of, together
+from pipeline.facts import Facts
 from pipeline.judges import warnings
 from pipeline.label import Label
 from pipeline.overlap import repeated, text_of
@@ -47,18 +48,18 @@ class Audited:
 
 @dataclass
 class Reading:
-    """What one pass over the shards gathers."""
+    """What one pass over the shards gathers; it takes as much memory for a thousand shards as for ten."""
 
     planter: Planter
-    tally: Tally = field(default_factory=Tally)
-    facts: list[Facts] = field(default_factory=list)
+    tally: Tally
+    facts: Drawn = field(default_factory=Drawn)
     prompts: dict[str, str] = field(default_factory=dict)
     n_pairs: int = 0
 
     def shard(self, evidence: Evidence, signs: Mapping[str, float] | None, *, keep_prompts: bool) -> None:
         """Takes one shard's evidence."""
         prompts = self.tally.shard(evidence, signs)
-        self.facts.append(facts_of(evidence))
+        self.facts.shard(evidence)
         self.planter.shard(evidence)
         self.n_pairs += evidence.pairs.num_rows
         if keep_prompts:
@@ -78,7 +79,7 @@ def audit(config: Config, plan: Plan, places: Places, ask: Asked, *, published: 
     settings = config.audit
     signs = {entry.label: -1.0 if entry.weight < 0 else 1.0 for entry in config.labelers}
     residual = config.pairs.length == "residualise"
-    reading = Reading(Planter(max(settings.canaries, settings.costly_canaries)))
+    reading = Reading(Planter(max(settings.canaries, settings.costly_canaries)), Tally(compares=published))
     stages = labelling(plan)
     for evidence in read_evidence(places):
         reading.shard(evidence, None if residual else signs, keep_prompts=bool(settings.heldout))
@@ -115,11 +116,13 @@ def labelling(plan: Plan) -> list[Label | Compare]:
 def _findings(
     config: Config, stages: Sequence[Label | Compare], reading: Reading, planted: Sequence[Finding]
 ) -> Iterator[Finding]:
-    settings, facts = config.audit, together(reading.facts)
+    settings, facts = config.audit, reading.facts.together()
     symmetric = [s.name for s in stages if isinstance(s, Compare) and getattr(s.labeler.build(), "symmetric", False)]
     yield _pairs(reading, facts)
     yield from reading.tally.findings()
     yield from planted
+    if reading.facts.n_left_out:
+        yield Finding("sample", "ok", reading.facts.described(), n=facts.labels.num_rows)
     yield from confounds(facts, settings, by_design(config))
     yield from entangled(facts)
     yield from (Finding("judge", "warn", said) for said in warnings(config))
@@ -143,7 +146,7 @@ def _pairs(reading: Reading, facts: Facts) -> Finding:
     n = reading.n_pairs
     if n:
         return Finding(
-            "pairs", "ok", f"{n} of {facts.labels.num_rows} scores and {facts.comparisons.num_rows} verdicts", n=n
+            "pairs", "ok", f"{n} of {reading.facts.n_labels} scores and {reading.facts.n_comparisons} verdicts", n=n
         )
     rows = facts.comparisons.select(["prefers", "prefers_forward", "prefers_backward"]).to_pylist()
     flipped = sum({row["prefers_forward"], row["prefers_backward"]} == {"a", "b"} for row in rows)

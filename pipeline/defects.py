@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,11 +16,11 @@ from labelers.types import Prompt, content_id
 from pipeline.audit_limits import Finding
 from pipeline.evidence import Evidence
 from pipeline.prompts import prompts_of
+from pipeline.spool import Table
+from pipeline.spotless import is_id_of, spotless
 
 Row = Mapping[str, Any]
 ROWS_SHOWN = 3
-MOST_REPEATS = 64
-"""How many copies of one text from one seed an id is tried for."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Truth:
     signs: Mapping[str, float] | None
 
 
-def truth_of(evidence: Evidence, signs: Mapping[str, float] | None) -> Truth:
+def truth_of(evidence: Evidence, prompts: Mapping[str, Prompt], signs: Mapping[str, float] | None) -> Truth:
     """The part of a shard's evidence that its pairs refer to, ready to be looked up."""
     pairs = evidence.pairs
     used = pa.chunked_array([*pairs["chosen_id"].chunks, *pairs["rejected_id"].chunks], pa.string())
@@ -56,7 +57,7 @@ def truth_of(evidence: Evidence, signs: Mapping[str, float] | None) -> Truth:
     verdicts = [row for row in evidence.comparisons.to_pylist() if row["prefers"] is not None]
     sides = {"a": ("b_id", "a_id"), "b": ("a_id", "b_id")}
     return Truth(
-        prompts_of(evidence.prompts),
+        prompts,
         {row["completion_id"]: row for row in rows(evidence.completions, "completion_id")},
         {(row["labeler"], row["completion_id"]): row for row in rows(evidence.labels, "completion_id")},
         frozenset((v["labeler"], v["labeler_version"], v[side]) for v in verdicts for side in ("a_id", "b_id")),
@@ -68,27 +69,45 @@ def truth_of(evidence: Evidence, signs: Mapping[str, float] | None) -> Truth:
 
 @dataclass
 class Tally:
-    """How many rows each check saw, and which of them break it."""
+    """How many rows each check saw, and which of them break it.
+
+    Args:
+        digests: each pair's content by its id, on the disk: there may be millions.
+        compares: whether published rows will be compared; their contents are kept for that alone.
+    """
 
     seen: Counter[str] = field(default_factory=Counter)
     bad: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
-    digests: dict[str, str] = field(default_factory=dict)
+    digests: Table = field(default_factory=Table)
+    compares: bool = True
 
     def shard(self, evidence: Evidence, signs: Mapping[str, float] | None) -> Mapping[str, Prompt]:
         """Counts a shard's rows; gives its prompts."""
-        truth = truth_of(evidence, signs)
-        for prompt in truth.prompts.values():
+        prompts = prompts_of(evidence.prompts)
+        for prompt in prompts.values():
             identity = content_id([[m.role, m.content] for m in prompt.messages], prompt.target)
             self.note("ids", prompt.id, None if identity == prompt.id else "the prompt's id is of another content")
         for row in evidence.comparisons.to_pylist():
             self.note("both orders", row["comparison_id"], one_order(row))
-        for pair in evidence.pairs.to_pylist():
-            for check, look in PAIR_CHECKS.items():
-                self.note(check, pair["pair_id"], look(pair, truth))
-            again = "the pair is there twice" if pair["pair_id"] in self.digests else None
-            self.note("ids", pair["pair_id"], again)
-            self.digests[pair["pair_id"]] = digest(pair)
-        return truth.prompts
+        if spotless(evidence, signs):
+            self.seen.update(dict.fromkeys([*PAIR_CHECKS, "ids"], evidence.pairs.num_rows))
+            self.seen["ids"] += evidence.pairs.num_rows
+        else:
+            truth = truth_of(evidence, prompts, signs)
+            for pair in evidence.pairs.to_pylist():
+                for check, look in PAIR_CHECKS.items():
+                    self.note(check, pair["pair_id"], look(pair, truth))
+                self.seen["ids"] += 1
+        self._once(evidence.pairs)
+        return prompts
+
+    def _once(self, pairs: pa.Table) -> None:
+        """Each pair is there once."""
+        contents = map(digest, pairs.to_pylist()) if self.compares else itertools.repeat("")
+        for pair_id, content in zip(pairs["pair_id"].to_pylist(), contents, strict=False):
+            if self.digests.enter(pair_id, content) is not None:
+                self.bad.setdefault("ids", []).append((pair_id, "the pair is there twice"))
+                self.digests.put(pair_id, content)
 
     def published(self, table: pa.Table) -> None:
         """Compares the published rows with those of the shards that they were cut from."""
@@ -158,8 +177,7 @@ def wrong_ids(pair: Row, truth: Truth) -> str | None:
 
 
 def _is_id_of(row: Row) -> bool:
-    parts = (row["prompt_id"], row["source"], row["seed"], row["text"])
-    return any(row["completion_id"] == content_id(*parts, repeat) for repeat in range(MOST_REPEATS))
+    return is_id_of(row["completion_id"], row["prompt_id"], row["source"], row["seed"], row["text"])
 
 
 def unlabelled(pair: Row, truth: Truth) -> str | None:

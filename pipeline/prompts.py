@@ -16,6 +16,7 @@ from labelers.types import Message, Prompt
 from pipeline.contamination import EvaluationSets
 from pipeline.damage import Checked, rows_lost
 from pipeline.errors import BadPrompts, ConfigError
+from pipeline.known import Active, Known
 from pipeline.rows import Row, chat, read_rows
 from pipeline.schema import PROMPTS
 from pipeline.shards import read_shard, write_shard
@@ -80,7 +81,7 @@ class Imported:
 
     Args:
         shards: the prompt shards that hold at least one of the run's prompts, in order.
-        active: the ids of the run's prompts; older prompts of the run's folder are not among them.
+        active: the run's prompts, among those of its shards; older prompts of the run's folder are not among them.
         families: prompts by family.
         duplicates: rows that repeat an earlier prompt and target.
         bad: rows that were skipped, by place.
@@ -88,7 +89,7 @@ class Imported:
     """
 
     shards: tuple[Path, ...]
-    active: frozenset[str]
+    active: Active
     families: Mapping[str, int]
     duplicates: int
     bad: tuple[str, ...]
@@ -113,29 +114,34 @@ def import_prompts(settings: Prompts, folder: Path, checked: Checked | None = No
         for shard in sorted({path.with_suffix(".parquet") for path in folder.glob("[0-9]*.*")})
         if checked.whole(shard)
     ]
-    home = {prompt_id: shard for shard in shards for prompt_id in _ids(shard)}
-    active: dict[str, Path] = {}
+    known = Known()
+    for shard in shards:
+        known.lie_in(int(shard.stem), _ids(shard))
     families: Counter[str] = Counter()
     found = _Found()
     fresh: list[Prompt] = []
     places = _places(folder, shards, settings.shard_size)
     place, room = next(places)
-    for prompt in _distinct(settings, found):
+    for prompt in _distinct(settings, found, known):
         families[family_of(prompt.metadata)] += 1
-        active[prompt.id] = home.get(prompt.id, folder)
-        if prompt.id not in home:
+        if not known.is_stored(prompt.id):
             fresh.append(prompt)
         if len(fresh) == room:
-            shards.append(_write(place, fresh, active))
+            shards.append(_write(place, fresh, known))
             fresh = []
             place, room = next(places)
     if fresh:
-        shards.append(_write(place, fresh, active))
-    if not active:
+        shards.append(_write(place, fresh, known))
+    active, used = known.active(), known.used()
+    known.close()
+    if not len(active):
         raise BadPrompts(f"{settings.path}: holds no prompt{found.described()}; hint: is it the right file?")
-    used = set(active.values())
-    kept = tuple(shard for shard in sorted(shards) if shard in used)
-    return Imported(kept, frozenset(active), dict(families), found.duplicates, tuple(found.bad), found.contaminated)
+    kept = tuple(shard for shard in sorted(shards) if int(shard.stem) in used)
+    return Imported(kept, active, dict(families), found.duplicates, tuple(found.bad), found.contaminated)
+
+
+_finite = json.JSONEncoder(allow_nan=False, ensure_ascii=False).encode
+_stored = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
 
 
 def family_of(metadata: Mapping[str, Any]) -> str:
@@ -166,9 +172,8 @@ class _Found:
         return f" ({len(self.bad)} bad rows, the first: {self.bad[0]})" if self.bad else ""
 
 
-def _distinct(settings: Prompts, found: _Found) -> Iterator[Prompt]:
+def _distinct(settings: Prompts, found: _Found, known: Known) -> Iterator[Prompt]:
     """The prompts of all files in order, each once, at most `limit`."""
-    seen: set[str] = set()
     heldout = EvaluationSets(settings.decontaminate) if settings.decontaminate else None
     n_taken = 0
     paths = (settings.path,) if isinstance(settings.path, str) else settings.path
@@ -182,11 +187,11 @@ def _distinct(settings: Prompts, found: _Found) -> Iterator[Prompt]:
                 ) from None
             found.bad.append(f"{row.where}: {error}")
             continue
-        if prompt.id in seen:
+        if known.meet(prompt.id):
             found.duplicates += 1
             continue
-        seen.add(prompt.id)
         if heldout and heldout.overlap(m.content for m in prompt.messages):
+            known.bar(prompt.id)
             found.contaminated += 1
             continue
         n_taken += 1
@@ -212,8 +217,7 @@ def _parse(row: Row, settings: Prompts) -> Prompt:
             target = {name: _column(row, name, "target") for name in names}
     prompt = Prompt.make(messages, target, _metadata(row, settings))
     # What Parquet and JSON cannot hold is a bad row, not a crash of its shard later.
-    texts = [m.content for m in messages]
-    json.dumps([target, prompt.metadata, texts], allow_nan=False, ensure_ascii=False).encode("utf-8")
+    _finite([target, prompt.metadata, [m.content for m in messages]]).encode("utf-8")
     return prompt
 
 
@@ -240,7 +244,7 @@ def _metadata(row: Row, settings: Prompts) -> dict[str, Any]:
 
 def _is_json(value: Any) -> bool:
     try:
-        json.dumps(value, allow_nan=False).encode("utf-8")
+        _finite(value)
     except (TypeError, ValueError):
         return False
     return True
@@ -260,16 +264,16 @@ def _places(folder: Path, shards: Sequence[Path], size: int) -> Iterator[tuple[P
             yield folder / f"{number:05d}.parquet", lost.get(number, size)
 
 
-def _write(shard: Path, prompts: list[Prompt], active: dict[str, Path]) -> Path:
+def _write(shard: Path, prompts: list[Prompt], known: Known) -> Path:
     rows = [
         {
             "prompt_id": p.id,
             "messages": [{"role": m.role, "content": m.content} for m in p.messages],
-            "metadata": json.dumps(p.metadata, sort_keys=True, ensure_ascii=False),
-            "target": None if p.target is None else json.dumps(p.target, sort_keys=True, ensure_ascii=False),
+            "metadata": _stored(p.metadata),
+            "target": None if p.target is None else _stored(p.target),
         }
         for p in prompts
     ]
     write_shard(shard, pa.Table.from_pylist(rows, PROMPTS))
-    active.update((p.id, shard) for p in prompts)
+    known.written_to(int(shard.stem), (p.id for p in prompts))
     return shard

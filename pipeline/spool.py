@@ -14,19 +14,20 @@ CACHE_KIB = 16 * 1024
 """What stays in memory; the rest is the operating system's to cache."""
 
 
-def _database() -> sqlite3.Connection:
-    database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+def database() -> sqlite3.Connection:
+    """A database without a name, a place or a promise to outlive anything."""
+    opened = sqlite3.connect("", isolation_level=None, check_same_thread=False)
     for setting in (f"cache_size = -{CACHE_KIB}", "journal_mode = OFF", "synchronous = OFF", "temp_store = FILE"):
-        database.execute(f"PRAGMA {setting}")
-    database.execute("BEGIN")  # one transaction for good: there is nothing to recover
-    return database
+        opened.execute(f"PRAGMA {setting}")
+    opened.execute("BEGIN")  # one transaction for good: there is nothing to recover
+    return opened
 
 
 class Spool:
     """Many values for a key, in the order in which they came. All are added first; then any thread may ask."""
 
     def __init__(self) -> None:
-        self._database, self._lock, self._is_open = _database(), threading.Lock(), True
+        self._database, self._lock, self._is_open = database(), threading.Lock(), True
         self._database.execute("CREATE TABLE held (key TEXT NOT NULL, value BLOB NOT NULL)")
 
     def add(self, rows: Iterable[tuple[str, bytes]]) -> None:
@@ -51,7 +52,7 @@ class Table:
     """One text for a key, which may be asked for and changed at any time."""
 
     def __init__(self) -> None:
-        self._database = _database()
+        self._database = database()
         self._database.execute("CREATE TABLE held (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID")
 
     def enter(self, key: str, value: str = "") -> str | None:

@@ -1,0 +1,253 @@
+"""From one starting policy, on the shipped task: DPO and its relatives, and reward model then RL, on the same data budget.
+
+    .venv/bin/python benchmarks/stages.py [--root build/stages] [--steps sample sft dpo ... table] [--result FILE.json]
+
+The budget is COMPLETIONS labelled completions of 1,500 training prompts. Everything goes through the commands a user has:
+`pipeline run` samples (real vLLM) and labels, `trainer` trains, `pipeline.evaluate` measures on the held-out prompts.
+
+    sft           likelihood of each pair's chosen completion
+    dpo ...       the pairs made of those completions
+    rm_rl         a reward model from the same pairs, then ROUNDS rounds of RL on new samples that it alone rates
+    label_rl      RL on the labels themselves: the same number of labelled completions, but drawn from the current policy
+    table         pass rate, KL, tokens and CPU minutes of each
+
+One seed. A step that is done is not done again. Minutes are CPU time of a step's processes, so other work does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[0] = str(ROOT)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+MODEL = ROOT / "data" / "tiny-model"
+TRAIN, HELD_OUT = (ROOT / "data" / "prompts" / f"{name}.jsonl" for name in ("train", "heldout"))
+N = 8  # completions of a prompt
+COMPLETIONS = 1500 * N
+ROUNDS = 4
+EVALUATED = 4  # completions of a held-out prompt, at temperature 1
+
+COMMON = "--dtype bfloat16 --no-tensorboard --checkpoint-every 0"
+PAIRWISE = {  # lr and beta as the demo's (docs/log.md), where the loss measures sums; none is tuned here
+    "dpo": "--loss sigmoid --beta 0.5",
+    "dpo_positive": "--loss dpo_positive --beta 0.5",
+    "ipo": "--loss ipo --beta 0.5",
+    "simpo": "--loss simpo",
+}
+RL = "--lr 1e-4 --schedule constant --warmup 0 --batch-prompts 16 --beta 0.05"
+REWARDED = """
+[[labelers]]
+use = "reward_model"
+engine = {{ use = "reward_model", model = "{model}", device = "cpu" }}
+pass_at = 0.0
+"""
+
+
+def command(*arguments: object) -> dict[str, Any]:
+    """Runs `python -m ...`; its JSON line, where it prints one."""
+    words = [str(word) for word in arguments]
+    print("$ python -m", *words, file=sys.stderr, flush=True)
+    done = subprocess.run([sys.executable, "-m", *words], check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    last = done.stdout.strip().splitlines()[-1:] or [""]
+    return json.loads(last[0]) if last[0].startswith("{") else {}
+
+
+def cpu_minutes() -> float:
+    """CPU time of all ended child processes."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (used.ru_utime + used.ru_stime) / 60
+
+
+def labelled(root: Path, name: str, prompts: Path, model: Path = MODEL, rater: Path | None = None) -> Path:
+    """A run: N completions of each prompt, labelled by the task's own labelers, or by a reward model."""
+    config = root / f"{name}.toml"
+    text = (ROOT / "examples" / "demo.toml").read_text()
+    if rater is not None:
+        text = text[: text.index("[[labelers]]")] + REWARDED.format(model=rater) + '\n[pairs]\nrule = "best_vs_worst"\n'
+    config.write_text(text.replace("../data/", f"{ROOT}/data/"))
+    settings = {"name": name, "prompts.path": prompts, "sources.0.n": N, "sources.0.engine.model": model}
+    chosen = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    command("pipeline", "run", config, *chosen, "--root", root)
+    return root / name
+
+
+def sliced(root: Path, k: int) -> Path:
+    """The training prompts of round k: every ROUNDS-th."""
+    path = root / f"prompts-{k}.jsonl"
+    path.write_text("\n".join(TRAIN.read_text().splitlines()[k::ROUNDS]) + "\n")
+    return path
+
+
+def sample(root: Path) -> dict[str, Any]:
+    """The data: labelled completions and pairs of the training prompts, and pairs of the held-out prompts to test on."""
+    labelled(root, "train", TRAIN)
+    labelled(root, "heldout", HELD_OUT)
+    return {}
+
+
+def sft(root: Path) -> dict[str, Any]:
+    """Likelihood of the chosen."""
+    import pyarrow.parquet as pq
+
+    rows = [
+        row for f in sorted((root / "train/dataset/data").glob("*.parquet")) for row in pq.read_table(f).to_pylist()
+    ]
+    lines = (json.dumps({"prompt": row["prompt"], "completion": row["chosen"]}) for row in rows)
+    (root / "chosen.jsonl").write_text("".join(line + "\n" for line in lines))
+    return command(
+        "trainer",
+        "sft",
+        "--data",
+        root / "chosen.jsonl",
+        "--model",
+        MODEL,
+        "--out",
+        root / "sft",
+        "--lr",
+        1e-4,
+        *COMMON.split(),
+    )
+
+
+def pairwise(name: str) -> Callable[[Path], dict[str, Any]]:
+    """One loss of `trainer dpo` on the pairs."""
+
+    def train(root: Path) -> dict[str, Any]:
+        options = f"--lr 1e-4 {COMMON} {PAIRWISE[name]}".split()
+        return command(
+            *("trainer", "dpo", "--data", root / "train/dataset", "--model", MODEL, "--out", root / name),
+            *("--cache", root / f"cache-{name}", *options),
+        )
+
+    return train
+
+
+def rm_rl(root: Path) -> dict[str, Any]:
+    """Reward model, then RL against it."""
+    rated = command(
+        *("trainer", "reward", "--data", root / "train/dataset", "--eval-data", root / "heldout/dataset"),
+        *("--model", MODEL, "--out", root / "reward", "--lr", 1e-4, *COMMON.split()),
+    )
+    last = rounds(root, "rm_rl", root / "reward", "--scores raw")
+    return last | {"tokens": last["tokens"] + rated["tokens"], "held_out": rated["held_out"]}
+
+
+def label_rl(root: Path) -> dict[str, Any]:
+    """RL on the labels: by rank, as `regression` gives -1e6 to what holds no number."""
+    return rounds(root, "label_rl", None, "--scores rank")
+
+
+def rounds(root: Path, name: str, rater: Path | None, scores: str) -> dict[str, Any]:
+    """ROUNDS rounds of sampling from the current policy and RL; the last one's folder is the policy."""
+    policy, tokens, result = MODEL, 0, {}
+    for k in range(ROUNDS):
+        run = labelled(root, f"{name}-{k}", sliced(root, k), policy, rater)
+        out = root / (name if k == ROUNDS - 1 else f"{name}-{k}-policy")
+        result = command(
+            *("trainer", "rl", "--data", run, "--model", policy, "--out", out, "--reference", MODEL),
+            *(*RL.split(), *scores.split(), *COMMON.split()),
+        )
+        tokens += result["tokens"]
+        policy = out
+    return result | {"tokens": tokens}
+
+
+def measured(root: Path, names: list[str]) -> dict[str, dict[str, float]]:
+    """Pass rate on the held-out prompts with its interval, KL to the reference and tokens a completion, by model."""
+    from pipeline.config import load
+    from pipeline.evaluate import ALL, evaluate
+
+    models = {"reference": str(MODEL), **{name: str(root / name) for name in names}}
+    found = evaluate(load(ROOT / "examples/demo.toml", []), models, str(HELD_OUT), (1.0,), EVALUATED, root)
+    rates = {rate.model: rate for rate in found.rates() if rate.family == ALL}
+    return {
+        name: {"pass": rates[name].rate, "low": rates[name].low, "high": rates[name].high, **distance(root, name)}
+        for name in models
+    }
+
+
+def distance(root: Path, name: str) -> dict[str, float]:
+    """KL(policy || reference) a completion, on the policy's own evaluation samples: mean of log pi - log pi_ref."""
+    import pyarrow.parquet as pq
+    import torch
+
+    from trainer.config import ModelOptions
+    from trainer.logps import logps_of
+    from trainer.model import load
+    from trainer.packing import Tree
+
+    loaded = load(ModelOptions(data=(), out="", model=str(MODEL), device="cpu"))
+    files = sorted((root / "demo-evaluation").glob(f"completions-{name}-t1-*/*.parquet"))
+    rows = [row for file in files for row in pq.read_table(file).to_pylist() if row["token_ids"]]
+    gaps = []
+    with torch.no_grad():
+        for at in range(0, len(rows), 64):
+            some = rows[at : at + 64]
+            trees = [Tree(*_ids(row)) for row in some]
+            reference = logps_of(loaded.model, trees, loaded.device, 1 << 28)
+            gaps += [row["logp"] - logp for row, logp in zip(some, reference.tolist(), strict=True)]
+    return {"kl": sum(gaps) / len(gaps), "tokens_each": sum(row["n_tokens"] for row in rows) / len(rows)}
+
+
+def _ids(row: dict[str, Any]) -> tuple[Any, tuple[Any]]:
+    from array import array
+
+    return array("i", row["prompt_token_ids"]), (array("i", row["token_ids"]),)
+
+
+def table(root: Path, names: list[str], notes: dict[str, Any]) -> str:
+    """The table in Markdown."""
+    lines = [
+        "| stages | pass rate, % (95 %) | KL, nats | tokens a completion | tokens trained on | CPU minutes |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in measured(root, names).items():
+        note = notes.get(name, {})
+        notes.setdefault(name, {})["held-out"] = row
+        lines.append(
+            f"| {name} | {100 * row['pass']:.1f} ({100 * row['low']:.1f} to {100 * row['high']:.1f}) | {row['kl']:.2f} | "
+            f"{row['tokens_each']:.1f} | {note.get('tokens', 0):,} | {note.get('minutes', 0):.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Runs the steps asked for; the last one prints the table."""
+    policies = {"sft": sft, **{name: pairwise(name) for name in PAIRWISE}, "rm_rl": rm_rl, "label_rl": label_rl}
+    steps = {"sample": sample, **policies}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=ROOT / "build" / "stages", help="where everything goes")
+    parser.add_argument("--steps", nargs="+", choices=[*steps, "table"], default=[*steps, "table"], help="what to do")
+    parser.add_argument("--result", type=Path, help="write the figures here")
+    arguments = parser.parse_args()
+    root: Path = arguments.root.absolute()
+    root.mkdir(parents=True, exist_ok=True)
+    kept = root / "notes.json"
+    notes: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    for name in [step for step in arguments.steps if step != "table"]:
+        before = cpu_minutes()
+        result = steps[name](root)
+        notes[name] = result | {"minutes": cpu_minutes() - before}
+        kept.write_text(json.dumps(notes, indent=1))
+    if "table" in arguments.steps:
+        done = [name for name in policies if name in notes]
+        print(table(root, done, notes))
+        if arguments.result:
+            hardware = f"{os.cpu_count()} shared cores, {platform.machine()}, Python {platform.python_version()}"
+            record = {"command": " ".join(sys.argv), "hardware": hardware, "seed": 0, "stages": notes}
+            arguments.result.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":  # vLLM and the worker pool spawn processes that import this module
+    main()

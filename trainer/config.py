@@ -278,6 +278,11 @@ class RlOptions(TrainOptions):
     """
 
     labels: tuple[str, ...] = option("folders or files of labels, where --data names completions and not a run", ())
+    scores: Literal["raw", "rank"] = option(
+        "rank = in place of the scores each completion's rank among its prompt's, 0 to 1, equal ones alike: for labelers whose "
+        "scores have outliers",
+        "raw",
+    )
     advantage: Literal["rloo", "grpo"] = option(
         "rloo = reward minus the mean of the prompt's other samples (2402.14740); grpo = standardised (2402.03300)",
         "rloo",

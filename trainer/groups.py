@@ -12,7 +12,7 @@ import math
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +118,13 @@ def read_values(files: Sequence[Path]) -> dict[str, dict[str, float | None]]:
     return values
 
 
-def read_groups(completions: Sequence[Path], labels: Sequence[Path], loaded: Loaded, max_length: int) -> GroupSet:
+def read_groups(
+    completions: Sequence[Path], labels: Sequence[Path], loaded: Loaded, max_length: int, *, rank: bool = False
+) -> GroupSet:
     """All groups worth training on.
+
+    Args:
+        rank: takes each completion's rank in its group for its reward.
 
     Raises:
         UsageError: the samples are not from one temperature, or not from the whole distribution (top-p).
@@ -148,7 +153,7 @@ def read_groups(completions: Sequence[Path], labels: Sequence[Path], loaded: Loa
     for prompt_id in sorted(rows):
         group = group_of(prompt_id, rows[prompt_id], values, found.refused)
         if group is not None:
-            found.groups.append(group)
+            found.groups.append(ranked(group) if rank else group)
     return found
 
 
@@ -197,6 +202,15 @@ def group_of(prompt_id: str, rows: Sequence[dict[str, Any]], values: Values, ref
         refused["prompts whose completions all have the same reward"] += 1
         return None
     return Group(prompt_id, array("i", rows[0]["prompt_token_ids"]), tuple(samples))
+
+
+def ranked(group: Group) -> Group:
+    """The same with ranks for rewards: the share of the others that a completion is better than, equal ones counting half."""
+    rewards = [sample.reward for sample in group.samples]
+    n = len(rewards) - 1
+    shares = [(sum(r < own for r in rewards) + (sum(r == own for r in rewards) - 1) / 2) / n for own in rewards]
+    samples = (replace(sample, reward=share) for sample, share in zip(group.samples, shares, strict=True))
+    return replace(group, samples=tuple(samples))
 
 
 def tell(found: GroupSet, where: str) -> None:

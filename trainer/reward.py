@@ -25,7 +25,7 @@ from trainer.checkpoint import write_text
 from trainer.config import RewardModelOptions, fingerprint
 from trainer.data import Ids, data_files, render
 from trainer.errors import UsageError
-from trainer.logps import end_hidden
+from trainer.logps import end_hidden, shapes_for
 from trainer.losses import bradley_terry_loss
 from trainer.measures import correlation_sums, told
 from trainer.model import Loaded, load, micro_batch_budget
@@ -106,7 +106,6 @@ def values(model: Any, trees: Sequence[Tree], device: torch.device) -> Tensor:
 class RewardObjective:
     """loss = sum over pairs of weight * Bradley-Terry loss / sum of weights (losses.bradley_terry_loss)."""
 
-    rows_each = 2
     limits = ()
     metrics = (
         "accuracy", "margin", "value_chosen", "value_rejected",
@@ -124,8 +123,8 @@ class RewardObjective:
             for pair in pairs
         ]
         self.ids = [pair.pair_id for pair in pairs]
-        self.widths = [len(tree.prompt) + max(map(len, tree.completions)) for tree in self.trees]
-        self.lengths = [2 * len(tree.prompt) + sum(map(len, tree.completions)) for tree in self.trees]
+        self.shapes = [tree.shape for tree in self.trees]
+        self.lengths = [shape.n_plain for shape in self.shapes]
         self.weights = [pair.weight for pair in pairs]
         self.options = options
         self.device = loaded.device
@@ -154,7 +153,7 @@ def margins(model: Any, objective: RewardObjective) -> list[float]:
     """v_w - v_l of every pair, in order."""
     budget = micro_batch_budget(objective.options.micro_batch_tokens, objective.device)
     own: dict[int, float] = {}
-    parts = micro_batches(range(len(objective.ids)), objective.widths, 2, budget)
+    parts = micro_batches(range(len(objective.ids)), shapes_for(model, objective.shapes), budget)
     for part in parts:
         found_B2 = values(model, [objective.trees[i] for i in part], objective.device).view(-1, 2)
         own |= dict(zip(part, (found_B2[:, 0] - found_B2[:, 1]).tolist(), strict=True))

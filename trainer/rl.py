@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.attention_choice import prepare
 from trainer.batches import micro_batches, shuffled, steps_by_count
 from trainer.config import RlOptions, fingerprint
 from trainer.errors import TrainerError
 from trainer.groups import Group, GroupSet, group_files, read_groups, tell
-from trainer.logps import check_head, completion_logps
+from trainer.logps import logps_of, shapes_for
 from trainer.model import Loaded, cast_parameters, load, micro_batch_budget, model_hash
-from trainer.packing import lay
 from trainer.policy_gradient import advantages, clipped_losses, group_sums, shaped_rewards, truncated_weights
 from trainer.ranks import Ranks, joined
 from trainer.reference import Drift, check_drift
@@ -54,10 +54,9 @@ class RlObjective:
         self.groups = found.groups
         self.temperature = found.temperature
         self.ids = [group.name for group in found.groups]
-        self.widths = [group.width for group in found.groups]
+        self.shapes = [group.tree.shape for group in found.groups]
         self.lengths = [group.n_tokens for group in found.groups]
         self.weights = [1.0] * len(found.groups)
-        self.rows_each = max(len(group.samples) for group in found.groups)
         self.known = known
         self.options = options
         self.device = loaded.device
@@ -122,7 +121,7 @@ def policy_logps(
     model: Any, groups: Sequence[Group], temperature: float, head_bytes: int, device: torch.device
 ) -> Tensor:
     """The model's log-prob of every completion of the groups, in order, at a temperature. Shapes: -> (B,)."""
-    return completion_logps(model, lay([group.tree for group in groups], device), head_bytes, temperature)
+    return logps_of(model, [group.tree for group in groups], device, head_bytes, temperature)
 
 
 @torch.no_grad()
@@ -132,11 +131,11 @@ def score_groups(loaded: Loaded, found: GroupSet, options: RlOptions, ranks: Ran
     Raises:
         TrainerError: one is not finite.
     """
-    groups, widths = found.groups, [group.width for group in found.groups]
+    groups, shapes = found.groups, shapes_for(loaded.model, [group.tree.shape for group in found.groups])
     budget = micro_batch_budget(options.micro_batch_tokens, loaded.device)
-    parts = micro_batches(range(len(groups)), widths, max(len(group.samples) for group in groups), budget)
+    parts = micro_batches(range(len(groups)), shapes, budget)
     own: Logps = {}
-    for part, _ in turns(loaded.model, parts, widths, ranks):
+    for part, _ in turns(loaded.model, parts, shapes, ranks):
         some = [groups[i] for i in part]
         logp_B = policy_logps(loaded.model, some, found.temperature, options.head_mib << 20, loaded.device)
         names = [sample.name for group in some for sample in group.samples]
@@ -165,6 +164,7 @@ def reference_scores(options: RlOptions, found: GroupSet, ranks: Ranks) -> Logps
         dataclasses.replace(options, model=options.reference, lora_rank=0, adapter="", quantize="none", shard="never")
     )
     cast_parameters(loaded.model.to(loaded.device), loaded.dtype)
+    prepare(loaded.model, loaded.device, options.attention)
     return score_groups(loaded, found, options, ranks)
 
 
@@ -193,7 +193,7 @@ def run(options: RlOptions) -> dict[str, Any]:
     completions, labels = group_files(options)
     out = prepare_out(options)
     loaded = load(options)
-    found = read_groups(completions, labels, loaded, options.max_length)
+    found = read_groups(completions, labels, loaded, options.max_length, rank=options.scores == "rank")
     tell(found, ", ".join(options.data))
     reference = model_hash(options.reference) if options.reference else None
     identity = fingerprint(options, data=found.data_hash, reference_model=reference, **loaded.hashes)
@@ -202,7 +202,6 @@ def run(options: RlOptions) -> dict[str, Any]:
         return before
     with joined(loaded.device) as ranks:
         optimizer = open_optimizer(loaded, options, ranks)
-        check_head(loaded.model, loaded.device)
         known = before_first_step(loaded, found, options, ranks)
         objective = RlObjective(found, known, loaded, options)
         result = train(Job(loaded, optimizer, objective, options, identity, ranks))

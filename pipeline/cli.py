@@ -14,7 +14,20 @@ import typer
 
 from pipeline import cli_people, leaving
 from pipeline.cli_versions import commands
-from pipeline.console import RUNS, AsJson, ConfigFile, Limit, Root, Run, Set, refuse_failures, require_run, say
+from pipeline.console import (
+    RUNS,
+    AsJson,
+    ConfigFile,
+    Executor,
+    Limit,
+    Root,
+    Run,
+    Set,
+    on_executor,
+    refuse_failures,
+    require_run,
+    say,
+)
 from pipeline.errors import BelowGate, ConfigError, EnvironmentLacks, Interrupted, PipelineError
 from pipeline.stores import place_of
 from pipeline.storing import STORAGE, refused
@@ -31,15 +44,14 @@ CANDIDATES = "kto, reward, sft or groups"
 @app.command()
 def run(
     config: ConfigFile = None, settings: Set = None, root: Root = RUNS, limit: Limit = None, as_json: AsJson = False,
-    executor: Annotated[str | None, typer.Option(help="local, or ray: a cluster (docs/cluster.md).")] = None,
+    executor: Executor = None,
 ) -> None:  # fmt: skip
     """Make a dataset. What is finished already is left as it is."""
     from pipeline import judges, ledger, report
     from pipeline.config import load
     from pipeline.run import run as run_whole
 
-    settings = [*(settings or ()), *([f"executor={executor}"] if executor else ())]
-    loaded = load(config, settings, limit)
+    loaded = load(config, [*(settings or ()), *on_executor(executor)], limit)
     say(f"run {loaded.name}: {len(loaded.sources)} sources, {len(loaded.labelers)} labelers, in {root / loaded.name}")
     for warning in judges.warnings(loaded):
         say(f"warning: {warning}")

@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.console import RUNS, AsJson, ConfigFile, Limit, Root, Run, Set, refuse_failures, require_run, say
+from pipeline.console import (
+    RUNS,
+    AsJson,
+    ConfigFile,
+    Executor,
+    Limit,
+    Root,
+    Run,
+    Set,
+    on_executor,
+    refuse_failures,
+    require_run,
+    say,
+)
 from pipeline.errors import ConfigError, Interrupted
 
 if TYPE_CHECKING:
@@ -24,6 +37,7 @@ KINDS = "Print a unit and end: systemd, cron, kubernetes (k8s) or airflow."
 def refresh(
     config: ConfigFile = None, settings: Set = None, root: Root = RUNS, limit: Limit = None, as_json: AsJson = False,
     collect: Annotated[bool, typer.Option("--collect", help="Remove shards that nothing refers to any more.")] = False,
+    executor: Executor = None,
 ) -> None:  # fmt: skip
     """Bring a dataset up to date: run, compare with the version before, publish. Nothing new, no new version."""
     from pipeline import judges
@@ -32,7 +46,7 @@ def refresh(
     from pipeline.refresh import closing, require_version
     from pipeline.refresh import refresh as refresh_whole
 
-    loaded = load(config, settings or (), limit)
+    loaded = load(config, [*(settings or ()), *on_executor(executor)], limit)
     say(f"refresh {loaded.name}, in {root / loaded.name}")
     for warning in judges.warnings(loaded):
         say(f"warning: {warning}")

@@ -26,6 +26,7 @@ Root = Annotated[Path, typer.Option(parser=place_of, help="The folder that holds
 Limit = Annotated[int | None, typer.Option(min=1, help="Prompts to take at most.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Run = Annotated[Path, typer.Argument(parser=place_of, metavar="RUN", help="A run's folder, e.g. runs/quickstart.")]
+Executor = Annotated[str | None, typer.Option(help="local, or ray: a cluster (docs/cluster.md).")]
 
 RUNS = Path("runs")
 
@@ -33,6 +34,11 @@ RUNS = Path("runs")
 def say(message: str) -> None:
     """Talk, to stderr. A message may quote a completion."""
     print(printable(message), file=sys.stderr, flush=True)
+
+
+def on_executor(executor: str | None) -> list[str]:
+    """`--executor` as a setting."""
+    return [f"executor={executor}"] if executor else []
 
 
 def require_run(run: Path) -> None:

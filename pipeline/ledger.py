@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline.journal import Journal
 
 if TYPE_CHECKING:  # budget.py imports this module
     from pipeline.budget import Budget
@@ -51,9 +51,8 @@ class Ledger:
     """The spending of a run, shared by its threads. What a call may cost is set aside before it and settled after it."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._journal = Journal(path)
         self._changed = threading.Condition()
-        self._offset = 0
         self._spent = Spending()
         self._aside = Spending()
         self._calls = 0
@@ -91,7 +90,7 @@ class Ledger:
             self._calls -= 1
             self._aside = self._aside - aside if self._calls else Spending()  # sums of money leave dust
             if line:
-                _append(self._path, line)
+                self._journal.add(json.dumps(line).encode())
             self._changed.notify_all()
 
     def _first(self, costs: Sequence[Spending], budget: Budget) -> int:
@@ -105,15 +104,7 @@ class Ledger:
         return len(costs)
 
     def _catch_up(self) -> None:
-        try:
-            with self._path.open("rb") as file:
-                file.seek(self._offset)
-                new = file.read()
-        except FileNotFoundError:
-            return
-        whole = new[: new.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        self._spent = sum(map(spending, entries(whole)), self._spent)
+        self._spent = sum(map(spending, entries(self._journal.news())), self._spent)
 
 
 _LEDGERS: dict[Path, Ledger] = {}
@@ -147,8 +138,7 @@ def entries(content: bytes) -> Iterator[dict[str, Any]]:
 
 def told(run: Path, budget: Budget) -> list[str]:
     """What a run took so far, a line each for its judges, its sources and the money; none where nothing was metered."""
-    path = run / LEDGER
-    lines = list(entries(path.read_bytes())) if path.is_file() else []
+    lines = list(entries(Journal(run / LEDGER).news()))
     total = sum(map(spending, lines), Spending())
     said = []
     if judged := _by_name(lines, "labeler"):
@@ -168,19 +158,3 @@ def _by_name(lines: Sequence[dict[str, Any]], kind: Kind) -> str:
         if entry["kind"] == kind:
             tokens[str(entry["name"])] += entry["prompt_tokens"] + entry["reply_tokens"]
     return ", ".join(f"{name} {n}" for name, n in sorted(tokens.items()))
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _append(path: Path, line: dict[str, Any]) -> None:
-    """Adds the line in one write, so that lines of several processes never mix."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _opened(path) as descriptor:
-        os.write(descriptor, json.dumps(line).encode() + b"\n")

@@ -18,8 +18,11 @@ from typing import Protocol
 from filelock import FileLock, Timeout
 
 from pipeline.errors import Busy, ConfigError, Damaged
+from pipeline.lease import lease
 from pipeline.shards import read_json, write_json
+from pipeline.stores import is_store
 
+LOCK = ".schedule.lock"
 STATE = "schedule.json"
 """The file in a run's folder that says when the last refresh began that came to its end."""
 BUSY = 75
@@ -234,8 +237,12 @@ def refresh_command(config: Path | None, settings: Sequence[str], root: Path) ->
 
 @contextmanager
 def _alone(run: Path) -> Iterator[None]:
+    if is_store(run):
+        with lease(run / LOCK):
+            yield
+        return
     run.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run / ".schedule.lock")
+    lock = FileLock(run / LOCK)
     try:
         lock.acquire(blocking=False)
     except Timeout:

@@ -11,11 +11,12 @@ from pydantic import TypeAdapter
 
 from pipeline import leaving
 from pipeline.audit import Audited, audit, labelling
+from pipeline.audit_memory import audit_key, recall
 from pipeline.canaries import asking
 from pipeline.config import Config
 from pipeline.damage import Checked
 from pipeline.errors import Damaged, PipelineError
-from pipeline.evidence import remember_places
+from pipeline.evidence import Places, remember_places
 from pipeline.executors import Executor
 from pipeline.executors.local import LocalExecutor
 from pipeline.garbage import want
@@ -102,13 +103,7 @@ def _build(
     imported = import_prompts(config.prompts, folder / "prompts", checked)
     plan = make_plan(config, folder)
     want(folder, plan, imported.shards)
-    with asking(labelling(plan), config.audit) as ask:  # its labelers start while the engine does
-        outcome = perform_all(plan, imported, executor, checked)
-        shards = [work for shard in imported.shards if (work := plan.pairs.folder / shard.name) in outcome.receipts]
-        if not shards:
-            raise PipelineError(describe_failures(outcome.failed) or f"{folder}: no shard was finished")
-        places = remember_places(folder, plan, [shard.name for shard in shards])
-        audited = audit(config, plan, places, ask, published=False)
+    outcome, shards, audited = _labelled(config, folder, plan, imported, executor, checked)
     counts = count(plan, imported.shards, outcome.receipts)
     mend_rows(checked)
     version = None
@@ -120,6 +115,40 @@ def _build(
     checked.save()
     example = _first_pair(shards)
     return Finished(folder, version, imported, summarize(counts), outcome.failed, example, audited)
+
+
+def _labelled(
+    config: Config, folder: Path, plan: Plan, imported: Imported, executor: Callable[[], Executor], checked: Checked
+) -> tuple[Outcome, list[Path], Audited]:
+    """What came of the plan, its pair shards, and what the audit says of them. Where all that is there already, nothing is
+    opened: no executor, no engine, no labeler."""
+    if standing := _standing(plan.works(imported.shards), checked):
+        shards, places = _shards(folder, plan, imported, standing)
+        if (found := recall(folder, audit_key(config, places))) is not None:
+            return standing, shards, Audited(found)
+    with asking(labelling(plan), config.audit) as ask:  # its labelers start while the engine does
+        outcome = standing or perform_all(plan, imported, executor, checked)
+        shards, places = _shards(folder, plan, imported, outcome)
+        return outcome, shards, audit(config, plan, places, ask, published=False)
+
+
+def _standing(works: Sequence[Work], checked: Checked) -> Outcome | None:
+    """What came of works that are all done; None where one is to do."""
+    outcome = Outcome()
+    for work in works:
+        receipt = checked.finished(work)
+        if receipt is None:
+            return None
+        outcome.receipts[work.output] = receipt
+    return outcome
+
+
+def _shards(folder: Path, plan: Plan, imported: Imported, outcome: Outcome) -> tuple[list[Path], Places]:
+    """The pair shards that there are, and where all lies that they were made from."""
+    shards = [work for shard in imported.shards if (work := plan.pairs.folder / shard.name) in outcome.receipts]
+    if not shards:
+        raise PipelineError(describe_failures(outcome.failed) or f"{folder}: no shard was finished")
+    return shards, remember_places(folder, plan, [shard.name for shard in shards])
 
 
 def executor_of(config: Config) -> Callable[[], Executor]:

@@ -27,7 +27,7 @@ from labelers.confine import REMEDY, REQUIRED
 from labelers.discovery import LabelerSpec
 from labelers.errors import IsolationLacks, LabelerError
 from labelers.protocol import Context, Program, Ran
-from labelers.spawn import Built, Nursery, as_error
+from labelers.spawn import NURSERIES, Built, Nursery, as_error
 from labelers.types import Abstain, Candidate, Comparison, Needs, Score, Verdict
 
 RunProgram = Callable[[Program], Ran]
@@ -240,21 +240,27 @@ class Worker:
         return [label for i in range(0, len(part), step) for label in self._part(part[i : i + step])]
 
     def _try(self, part: Sequence[Any]) -> list[Outcome] | _Failure:
-        """Asks for the part once; a worker that fails is buried."""
-        self.ready()
-        try:
-            return self._ask(part)
-        except TimeoutError:
-            self._nursery.bury()
-            return _Failure(f"no answer within {self._limits.timeout_s:g} s", is_timeout=True)
-        except wire.Misbehaved as error:
-            self._nursery.bury()
-            return _Failure(f"the labeler's process misbehaved: {error}")
-        except wire.Closed:
-            return _Failure(_ending(self._nursery.bury()))
-        except BaseException:  # a tool's own error, Ctrl-C: the worker waits for an answer that will not come
-            self._nursery.bury()
-            raise
+        """Asks for the part once; a worker that fails is buried. Who goes with a nursery that is ended from outside is no
+        failure: it is asked again.
+        """
+        for _ in range(NURSERIES):
+            self.ready()
+            try:
+                return self._ask(part)
+            except TimeoutError:
+                self._nursery.bury()
+                return _Failure(f"no answer within {self._limits.timeout_s:g} s", is_timeout=True)
+            except wire.Misbehaved as error:
+                self._nursery.bury()
+                return _Failure(f"the labeler's process misbehaved: {error}")
+            except wire.Closed:
+                status = self._nursery.bury()
+                if status is not None:
+                    return _Failure(_ending(status))
+            except BaseException:  # a tool's own error, Ctrl-C: the worker waits for an answer that will not come
+                self._nursery.bury()
+                raise
+        raise self._nursery.died()
 
     def _ask(self, part: Sequence[Any]) -> list[Outcome] | _Failure:
         """Raises: TimeoutError, Closed, Misbehaved; LabelerError; what a tool raised."""

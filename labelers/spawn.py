@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from labelers.types import Needs
 BUILD_S = 120.0
 """Building and rehearsing: a labeler may load a dictionary or a model's tokenizer."""
 FORK_S = 30.0
+NURSERIES = 3
+"""Times that a nursery may be ended from outside with nothing done between before the labeler is given up (own)."""
 START = "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from labelers.nursery import main; main()"
 KEPT = ("HOME", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ", "VIRTUAL_ENV")
 """What a nursery keeps of the environment: no token and no key. A labeler with needs.network keeps it all."""
@@ -47,13 +49,17 @@ class Built:
 
 
 class Nursery:
-    """A process that has a labeler and forks confined workers of it, one at a time."""
+    """A process that has a labeler and forks confined workers of it, one at a time. Ended from outside, it is started again."""
 
-    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, built: Built) -> None:
-        self._process, self._control = process, wire.Channel(control)
-        self.built = built
-        self.worker = 0
+    def __init__(self, spec: LabelerSpec, scratch: Path, memory_gb: float, environment: dict[str, str]) -> None:
+        self._order = Order(spec, scratch, memory_gb, os.getpid())
+        self._environment = environment
+        self._life = contextlib.ExitStack()
+        self._process: subprocess.Popen[bytes]
+        self._control: wire.Channel
         self.channel: wire.Channel
+        self.worker = 0
+        self.built = self._start()
 
     @classmethod
     @contextlib.contextmanager
@@ -68,58 +74,86 @@ class Nursery:
         Raises:
             LabelerError: as building the labeler here would.
         """
-        with contextlib.ExitStack() as stack:
-            for warm in (True, False):  # a labeler that does not survive its own examples is tried without them
-                try:
-                    process, control = stack.enter_context(
-                        _process(dict(os.environ) if whole_environment else _clean())
-                    )
-                    built = _build(control, Order(spec, scratch, memory_gb, os.getpid(), warm))
-                    break
-                except (wire.Closed, TimeoutError) as error:
-                    stack.close()
-                    if not warm:
-                        how = "it took too long" if isinstance(error, TimeoutError) else "its process died"
-                        raise BrokenPlugin(f"it could not be made: {how}", where=spec.use) from error
-            nursery = cls(process, control, built)
-            stack.callback(nursery._end)
-            yield nursery
+        nursery = cls(spec, scratch, memory_gb, dict(os.environ) if whole_environment else _clean())
+        with nursery._life:
+            try:
+                yield nursery
+            finally:
+                if nursery.worker:
+                    nursery.bury()
 
     def fork(self) -> dict[str, str]:
-        """Has a new worker forked and confined. Which of its layers are lost: layer -> why, or empty text."""
-        ours, theirs = socket.socketpair()
-        deadline = time.monotonic() + FORK_S
-        try:
-            with theirs:
-                socket.send_fds(self._control.end, [FORK], [theirs.fileno()])
-            _, self.worker = _told(self._control, deadline)
-        except (wire.Closed, OSError) as error:
-            ours.close()
-            raise self._died() from error
+        """Has a new worker forked and confined. Which of its layers are lost: layer -> why, or empty text.
+
+        Raises:
+            LabelerError: the worker cannot be started, or the nursery is ended again and again.
+        """
+        for _ in range(NURSERIES):
+            ours, theirs = socket.socketpair()
+            try:
+                with theirs:
+                    socket.send_fds(self._control.end, [FORK], [theirs.fileno()])
+                _, self.worker = _told(self._control, time.monotonic() + FORK_S)
+                break
+            except (wire.Closed, OSError):
+                ours.close()
+                self._restart()
+        else:
+            raise self.died()
         self.channel = wire.Channel(ours)
         try:
-            _, layers = wire.read_message(self.channel.receive(1 << 16, deadline))
+            _, layers = wire.read_message(self.channel.receive(1 << 16, time.monotonic() + FORK_S))
         except (wire.Closed, TimeoutError, ValueError) as error:
-            self.bury()
+            if self.bury() is None:  # the nursery went, and the worker with it
+                return self.fork()
             raise LabelerError(f"{self.built.name}: its worker could not be started: {error!r}") from error
         return dict(layers)
 
-    def bury(self) -> int:
-        """Ends the worker; its wait status, which says how it ended if it did so by itself."""
+    def bury(self) -> int | None:
+        """Ends the worker; its wait status, which says how it ended if it did so by itself. None: its nursery was ended from
+        outside, and it with it; the next `fork` starts another."""
         self.channel.end.close()
         self.worker = 0
         try:
             self._control.end.sendall(BURY)
             _, status = _told(self._control, time.monotonic() + FORK_S)
-        except (wire.Closed, OSError) as error:
-            raise self._died() from error
+        except (wire.Closed, OSError):
+            return None
         return int(status)
 
-    def _died(self) -> LabelerError:
+    def died(self) -> LabelerError:
+        """What to say of a nursery that does not live."""
         return LabelerError(
-            f"the process that holds labeler {self.built.name} was ended from outside",
+            f"the process that holds labeler {self.built.name} was ended from outside {NURSERIES} times in a row",
             hint="see whether the machine ran out of memory (dmesg); the same command goes on from there",
         )
+
+    def _start(self) -> Built:
+        """Starts the process and has it build the labeler. Raises: LabelerError."""
+        for warm in (True, False):  # a labeler that does not survive its own examples is tried without them
+            self._order = replace(self._order, warm=self._order.warm and warm)
+            try:
+                self._process, control = self._life.enter_context(_process(self._environment))
+                self._control = wire.Channel(control)
+                return _build(self._control, self._order)
+            except (wire.Closed, TimeoutError) as error:
+                self._life.close()
+                if not warm:
+                    how = "it took too long" if isinstance(error, TimeoutError) else "its process died"
+                    raise BrokenPlugin(f"it could not be made: {how}", where=self._order.spec.use) from error
+            except BaseException:
+                self._life.close()
+                raise
+        raise AssertionError("the second try returns or raises")
+
+    def _restart(self) -> None:
+        """Another process with the same labeler. Raises: LabelerError, also where the labeler has become another meanwhile."""
+        self._life.close()
+        built = self._start()
+        if (built.name, built.version, built.needs) != (self.built.name, self.built.version, self.built.needs):
+            raise LabelerError(
+                f"labeler {self.built.name} has changed while it was at work; hint: run the same command again"
+            )
 
     def rss(self) -> int:
         """Bytes of memory that the worker holds; 0 where that cannot be read."""
@@ -128,11 +162,6 @@ class Nursery:
         except (OSError, IndexError):
             return 0
         return int(pages) * resource.getpagesize()
-
-    def _end(self) -> None:
-        if self.worker:
-            with contextlib.suppress(LabelerError):
-                self.bury()
 
 
 @contextlib.contextmanager
@@ -157,9 +186,9 @@ def _clean() -> dict[str, str]:
     return {name: os.environ[name] for name in KEPT if name in os.environ}
 
 
-def _build(control: socket.socket, order: Order) -> Built:
+def _build(channel: wire.Channel, order: Order) -> Built:
     """Raises: LabelerError; Closed, TimeoutError."""
-    channel, deadline = wire.Channel(control), time.monotonic() + BUILD_S
+    deadline = time.monotonic() + BUILD_S
     channel.send(pickle.dumps(order), deadline)
     kind, *parts = _told(channel, deadline)
     if kind == "error":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -276,12 +277,51 @@ def test_the_nursery_loads_nothing_heavy():
         assert worker.score(candidates(program))[0].reason == "[]"
 
 
-def test_a_nursery_that_is_ended_from_outside_is_said():
+def end_nursery(worker: sandbox.Worker) -> None:
+    worker._nursery._process.kill()
+    worker._nursery._process.wait()
+
+
+def test_a_nursery_that_is_ended_from_outside_is_started_again():
     with opened("Misbehaves") as worker:
-        worker._nursery._process.kill()
-        worker._nursery._process.wait()
-        with pytest.raises(LabelerError, match=r"labeler misbehaves was ended from outside; hint: .*memory"):
-            worker.score(candidates("segfault"))
+        end_nursery(worker)
+        assert [type(label).__name__ for label in worker.score(candidates("fine"))] == ["Score"]
+        end_nursery(worker)
+        labels = worker.score(candidates("fine", "segfault", "fine"))
+    assert [type(label).__name__ for label in labels] == ["Score", "Abstain", "Score"]
+
+
+def test_items_that_a_nursery_takes_with_it_are_asked_again():
+    batch = candidates(*("x" * n for n in range(8)))
+    with opened("Slow", seconds=0.05) as worker:
+        killer = threading.Timer(0.2, end_nursery, [worker])
+        killer.start()
+        labels = worker.score(batch)
+        killer.join()
+    assert [label.value for label in labels] == list(range(8))
+
+
+def test_a_nursery_that_is_ended_again_and_again_is_said(monkeypatch):
+    monkeypatch.setattr(
+        sandbox.Worker,
+        "_ask",
+        lambda worker, part: end_nursery(worker) or worker._nursery.channel.receive(1, time.monotonic() + 5),
+    )
+    with (
+        opened("Misbehaves") as worker,
+        pytest.raises(LabelerError, match=r"ended from outside 3 times.*hint: .*memory"),
+    ):
+        worker.score(candidates("fine"))
+
+
+def test_a_labeler_that_changed_on_disk_is_not_mixed_with_what_it_was(tmp_path):
+    source = (ROOT / "examples/labeler/short.py").read_text()
+    (tmp_path / "p.py").write_text(source)
+    with opened(f"{tmp_path}/p.py:Short") as worker:
+        (tmp_path / "p.py").write_text(source.replace('"1"', '"2"'))
+        end_nursery(worker)
+        with pytest.raises(LabelerError, match="has changed while it was at work"):
+            worker.score(candidates("x"))
 
 
 def test_an_engine_labelers_bad_item_is_found_by_halves_so_that_few_calls_are_made():

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import cli_people, leaving
+from pipeline import cli_evaluate, cli_people, leaving
 from pipeline.cli_versions import commands
 from pipeline.console import (
     RUNS,
@@ -243,12 +243,13 @@ def doctor(root: Root = RUNS, as_json: AsJson = False) -> None:
 
 app.add_typer(commands)
 app.add_typer(cli_people.commands)
+app.add_typer(cli_evaluate.commands)
 
 
 def main() -> None:
     """The command line. Ends the process with the exit code of what happened."""
-    leaving.listen()
     with exit_codes():
+        leaving.listen()
         app(standalone_mode=True)
 
 
@@ -263,10 +264,12 @@ def exit_codes() -> Iterator[None]:
         leave(f"error: {error}", error.exit_code)
     except LabelerError as error:
         leave(f"error: {error}", 2)
-    except OSError as error:
-        if error.errno not in STORAGE:
-            raise
-        leave(f"error: {refused(Path(error.filename or '.'), error)}", EnvironmentLacks.exit_code)
+    except BaseException as error:
+        if leaving.asked():  # whatever the exception that said so became on its way through libraries
+            leave(f"error: {leaving.SAID}", leaving.EXIT_CODE)
+        if isinstance(error, OSError) and error.errno in STORAGE:
+            leave(f"error: {refused(Path(error.filename or '.'), error)}", EnvironmentLacks.exit_code)
+        raise
 
 
 def leave(message: str, code: int) -> None:

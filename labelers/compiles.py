@@ -201,7 +201,8 @@ def _judge_python(before: str, code: str, *, stages: bool) -> Outcome:
         return Score(0.0, "a NUL character, which Python source cannot contain")
     try:
         boundary = (before.count("\n") + 1, len(before.rpartition("\n")[2].encode()))
-        tree = python_code.compiled(source)
+        tree = python_code.compiled(source) if stages else None
+        says = python_code.says_something(tree, boundary) if tree else python_code.does_something(source, boundary)
     except UnicodeEncodeError:
         return Score(0.0, "a lone surrogate: the text cannot be written as UTF-8")
     except SyntaxError as error:
@@ -210,9 +211,9 @@ def _judge_python(before: str, code: str, *, stages: bool) -> Outcome:
         return Abstain("not_applicable", f"not given to the compiler: {error}")
     except (MemoryError, RecursionError) as error:
         return Abstain("crashed", f"the compiler gave up: {type(error).__name__}")
-    if not python_code.says_something(tree, boundary):
+    if not says:
         return Score(0.0, "it compiles, but does nothing: only comments, docstrings, `...`, `pass` or bare expressions")
-    if not stages:
+    if tree is None:
         return Score(1.0, "it compiles")
     complaints = python_lint.complaints(tree)
     return Score(_COMPILES, f"it compiles; {complaints[0]}") if complaints else Score(_CLEAN, "it lints clean")

@@ -6,6 +6,7 @@ word splitters, language detection) and ours is another, a rule that cannot be s
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -37,8 +38,7 @@ def run_check(identifier: str, text: str, arguments: Mapping[str, Any]) -> bool 
 
 def bind(identifier: str, arguments: Mapping[str, Any]) -> None:
     """Nothing, when the instruction takes these arguments. Raises: BadConstraint."""
-    parameters = list(inspect.signature(CHECKS[identifier]).parameters.values())[1:]
-    names = {p.name: str(p.annotation) for p in parameters}
+    names, needed = _parameters(CHECKS[identifier])
     for name, value in arguments.items():
         if name not in names:
             raise BadConstraint(f"{identifier} takes no {name!r}; hint: {', '.join(names) or 'no argument'}")
@@ -46,9 +46,16 @@ def bind(identifier: str, arguments: Mapping[str, Any]) -> None:
             raise BadConstraint(f"{identifier}: {name} is {value!r}; expected {_EXPECTED[names[name]]}")
         if name.endswith("relation") and value not in ("at least", "less than"):
             raise BadConstraint(f"{identifier}: {name} is {value!r}; expected 'at least' or 'less than'")
-    for parameter in parameters:
-        if parameter.name not in arguments and parameter.default is parameter.empty:
-            raise BadConstraint(f"{identifier} needs {parameter.name!r}")
+    for name in needed:
+        if name not in arguments:
+            raise BadConstraint(f"{identifier} needs {name!r}")
+
+
+@functools.cache
+def _parameters(check: Check) -> tuple[dict[str, str], list[str]]:
+    """The kind of each argument, and those without a default. Read once: it takes as long as most checks."""
+    parameters = list(inspect.signature(check).parameters.values())[1:]
+    return {p.name: str(p.annotation) for p in parameters}, [p.name for p in parameters if p.default is p.empty]
 
 
 _EXPECTED = {"int": "a whole number from 0", "str": "text that is not empty", "Sequence[str]": "a list of texts"}

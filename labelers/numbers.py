@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Literal
 
@@ -30,6 +31,8 @@ _NUMBER = re.compile(
 )
 
 
+_START = re.compile("[0-9.+\\-\u2212$\u20ac\u00a3\u00a5]")
+"""The characters that a number begins with."""
 _DIGIT = re.compile("[0-9]")
 
 
@@ -75,12 +78,22 @@ def _find(text: str, which: Which) -> re.Match[str] | None:
         case "whole":
             return _NUMBER.fullmatch(text.strip().removesuffix("."))
         case "first" | "after":
-            return _NUMBER.search(text)
+            return next(_numbers(text), None)
         case "last":
             last = None
-            for last in _NUMBER.finditer(text):  # noqa: B007
+            for last in _numbers(text):  # noqa: B007
                 pass
             return last
+
+
+def _numbers(text: str) -> Iterator[re.Match[str]]:
+    """What `_NUMBER.finditer` gives. That tries the whole pattern at every letter; this only where a number can begin."""
+    start = _START.search(text)
+    while start:
+        found = _NUMBER.match(text, start.start())
+        if found:
+            yield found
+        start = _START.search(text, found.end() if found else start.end())
 
 
 def value_of(match: re.Match[str], percent: Percent) -> Fraction:
@@ -89,6 +102,8 @@ def value_of(match: re.Match[str], percent: Percent) -> Fraction:
     part, exponent = match["part"] or "", match["exponent"] or ""
     if len(whole) + len(part) > MAX_DIGITS or len(exponent) > 6 or abs(int(exponent[1:] or "0")) > MAX_DIGITS:
         raise OutOfRange(f"a number of {len(whole) + len(part)} digits{' and a large exponent' if exponent else ''}")
-    value = Fraction(whole + part + exponent)
+    value = (
+        Fraction(whole + part + exponent) if part or exponent else Fraction(int(whole))
+    )  # the latter in a fifth of the time
     value = -value if match["sign"] in ("-", "\u2212") else value
     return value / 100 if match["percent"] and percent == "divide" else value

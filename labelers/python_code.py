@@ -7,9 +7,12 @@ Linux VM: within them, compiling 1 MiB stays under 2 s; see the constants. A pro
 from __future__ import annotations
 
 import ast
+import inspect
 import io
+import opcode
 import re
 import tokenize
+import types
 import warnings
 
 MAX_TOKENS = 200_000
@@ -25,10 +28,15 @@ MAX_DEFINITIONS = 5_000
 MAX_KEYWORDS = 5_000
 """Keyword arguments of one call are compared with each other: 20,000 take over 3 s, 5,000 take 0.2 s."""
 
+SHORT = 2_000
+"""So few characters nest less deep than any limit of the parser or the compiler: both paths below refuse the same."""
+
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _F_STRING = re.compile(r"\b[rR]?[fF][rR]?['\"]")
 _SUSPICIOUS = re.compile(r"\b(?:for|finally|def|lambda)\b|=")
 _FEW = 15
+_RETURN = opcode.opmap["RETURN_VALUE"]
+_CONSTANTS = {number for name, number in opcode.opmap.items() if name.startswith(("LOAD_CONST", "LOAD_SMALL_INT"))}
 _EFFECTS = (ast.Call, ast.Await, ast.Yield, ast.YieldFrom, ast.NamedExpr)
 _DEFINITIONS = (
     ast.FunctionDef,
@@ -44,6 +52,43 @@ _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 class TooHard(Exception):
     """The source may hang or crash the compiler; nothing is known about it."""
+
+
+def does_something(source: str, after: tuple[int, int] = (1, 0)) -> bool:
+    """Whether source that compiles says something behind `after`; see `says_something`. Raises: as `compiled`."""
+    if after == (1, 0) and len(source) <= SHORT and _is_harmless(source):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            code = compile(source, "<completion>", "exec", dont_inherit=True)
+        if _returns_a_value(code):  # most code that models write; a tree would take as long again as the compiler
+            return True
+    return says_something(compiled(source), after)
+
+
+def _is_harmless(source: str) -> bool:
+    """Whether the compiler may be given the source before its tree was looked at."""
+    return len(_SUSPICIOUS.findall(source)) <= _FEW and "finally" not in source and source.count("{") <= MAX_FIELDS
+
+
+def _returns_a_value(code: types.CodeType) -> bool:
+    """Whether a function in the code has a `return` with more than a constant: that is a statement which does something."""
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType) and not inner.co_name.startswith(("<", "__annotate")):
+            if inner.co_flags & inspect.CO_OPTIMIZED and _has_return(inner.co_code[::2]):
+                return True
+            if _returns_a_value(inner):
+                return True
+    return False
+
+
+def _has_return(operations: bytes) -> bool:
+    """Whether a value is returned that no constant was loaded for; what a function returns at its end is the constant None."""
+    place = operations.find(_RETURN)
+    while place > 0:
+        if operations[place - 1] not in _CONSTANTS:
+            return True
+        place = operations.find(_RETURN, place + 1)
+    return False
 
 
 def compiled(source: str) -> ast.Module:

@@ -13,7 +13,7 @@ _TERMINATOR = re.compile(r"[.!?\u2026]+[\"'\u201d\u2019)\]*_]*(?=\s|$)")
 
 def count_words(text: str) -> int:
     """How many runs of letters, digits and underscores (IFEval's rule, `\\w+`)."""
-    return sum(1 for _ in _WORD.finditer(text))
+    return len(_WORD.findall(text))
 
 
 def sentence_bounds(text: str) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,13 +156,18 @@ def executor_of(config: Config) -> Callable[[], Executor]:
     """What starts the config's executor."""
     match config.executor:
         case "local":
-            return LocalExecutor
+            return lambda: LocalExecutor(_workers(config))
         case "ray":
             from pipeline.executors.ray import RayExecutor
 
             return lambda: RayExecutor(config.ray)
         case _:
             assert_never(config.executor)
+
+
+def _workers(config: Config) -> int | None:
+    """Every core where completions are only read from files; else the executor leaves one to the engine."""
+    return os.cpu_count() if all(source.engine.use == "replay" for source in config.sources) else None
 
 
 def describe_failures(failed: dict[Path, BaseException]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import multiprocessing
 import os
 import signal
@@ -23,6 +24,10 @@ ENGINE_SLOTS = 8
 AT_ONCE = {"replay": 1}
 """Works that really run at once, by kind of engine, where that is fewer: what reads a file answers at once, threads only make it
 slower (8 take 1.2 times as long as 1), and a run that is killed loses what each of them had begun."""
+
+
+GC_OBJECTS = 50_000
+"""New objects after which a worker looks for cycles among them (Python's own: 700)."""
 
 
 class LocalExecutor:
@@ -97,7 +102,7 @@ class LocalExecutor:
         # Spawned: a fork would copy an engine's threads and locks and this run's file lock, and a fork server outlives a killed
         # run (it waits for the workers, and they for it; tests/e2e/test_kill.py).
         pool = ProcessPoolExecutor(
-            self._workers, multiprocessing.get_context("spawn"), _die_with_parent, (os.getpid(),)
+            self._workers, multiprocessing.get_context("spawn"), _begin_worker, (os.getpid(),)
         )
         pool.submit(os.getpid)  # its start and its imports fall into the time in which an engine loads
         return pool
@@ -135,6 +140,13 @@ _STAGES = ExitStack()
 @functools.lru_cache(maxsize=64)
 def _opened(stage: Stage) -> Transform:
     return _STAGES.enter_context(stage.open())
+
+
+def _begin_worker(parent: int) -> None:
+    _die_with_parent(parent)
+    # A shard makes a hundred thousand objects and drops them together; looking through them at every 700th takes a tenth of the
+    # time (docs/log.md).
+    gc.set_threshold(GC_OBJECTS, 20, 50)
 
 
 def _die_with_parent(parent: int) -> None:

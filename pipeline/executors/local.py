@@ -101,9 +101,7 @@ class LocalExecutor:
     def _new_pool(self) -> ProcessPoolExecutor:
         # Spawned: a fork would copy an engine's threads and locks and this run's file lock, and a fork server outlives a killed
         # run (it waits for the workers, and they for it; tests/e2e/test_kill.py).
-        pool = ProcessPoolExecutor(
-            self._workers, multiprocessing.get_context("spawn"), _begin_worker, (os.getpid(),)
-        )
+        pool = ProcessPoolExecutor(self._workers, multiprocessing.get_context("spawn"), _begin_worker, (os.getpid(),))
         pool.submit(os.getpid)  # its start and its imports fall into the time in which an engine loads
         return pool
 

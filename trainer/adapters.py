@@ -94,13 +94,17 @@ def quantised(device: torch.device) -> dict[str, Any]:
     """What transformers needs to load frozen weights in 4 bits (QLoRA, 2305.14314: NF4, double quantisation).
 
     Raises:
-        EnvironmentProblem: the package bitsandbytes is not installed.
+        EnvironmentProblem: the package bitsandbytes is not installed, or there is no GPU.
     """
     try:
         import bitsandbytes  # noqa: F401 - only whether it is there
         from transformers import BitsAndBytesConfig
     except ImportError as error:
-        raise EnvironmentProblem(f"--quantize nf4 needs the package bitsandbytes; {HINT}, and a CUDA GPU") from error
+        raise EnvironmentProblem(
+            "--quantize nf4 needs the package bitsandbytes; hint: pip install bitsandbytes"
+        ) from error
+    if device.type != "cuda":  # on a CPU bitsandbytes 0.50 warns that its gradients may be wrong
+        raise EnvironmentProblem("--quantize nf4 needs a CUDA GPU; hint: --quantize none")
     config = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

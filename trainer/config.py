@@ -69,7 +69,10 @@ class ModelOptions:
         "transformers' attention; auto = eager for bfloat16 on cpu (1.3x there for rows of 64), else sdpa", "auto"
     )
     max_length: int = option(
-        "most tokens of prompt and completion; longer rows are dropped and counted (TRL's 1024, doubled: own)", 2048
+        "most tokens of prompt and completion; longer rows are refused and counted (TRL's 1024, doubled: own)", 2048
+    )
+    cut_prompt: bool = option(
+        "keep a pair that is too long without its prompt's beginning, and say so; a completion is never cut", False
     )
     micro_batch_tokens: int = option(
         "token budget of one forward pass, padding included; lower it when memory runs out; 0 = 1024 on cpu, 16384 on cuda (own)",

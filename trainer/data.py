@@ -17,6 +17,7 @@ from trainer.errors import UsageError
 T = TypeVar("T")
 Messages = list[dict[str, Any]]
 Ids: TypeAlias = "array[int]"  # of 4 bytes a token
+UNREADABLE = "unreadable"  # the one key of a row whose text is not UTF-8
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,10 @@ class Encoded:
 
 
 def as_messages(value: Any, role: str) -> Messages:
-    """A conversation, from one or from a plain text."""
-    return [{"role": role, "content": value}] if isinstance(value, str) else list(value)
+    """A conversation, from one or from a plain text. A message's fields that are null are not its own (Parquet fills them in)."""
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    return [{key: part for key, part in message.items() if part is not None} for message in value]
 
 
 def render(tokenizer: Any, name: str, prompt: Any, completion: Any) -> Texts:
@@ -95,6 +98,12 @@ def encode(texts: Sequence[Texts], tokenizer: Any, end_ids: Sequence[int]) -> It
         yield Encoded(array("i", prompt), array("i", with_end(completion, tokenizer, end_ids) if completion else []))
 
 
+def shorter_prompt(prompt: Ids, excess: int, bos: int | None) -> Ids:
+    """The prompt without so many tokens of its beginning, the beginning-of-text token apart; at least its last token stays."""
+    head = prompt[:1] if prompt and prompt[0] == bos else prompt[:0]
+    return head + prompt[min(len(head) + max(excess, 0), len(prompt) - 1) :] if excess > 0 else prompt
+
+
 def data_files(sources: Sequence[str], suffixes: tuple[str, ...] = (".parquet",)) -> list[Path]:
     """The files to read: a dataset folder's data/*.parquet, a folder's own files, or the files named.
 
@@ -142,7 +151,7 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[tupl
         if path.suffix == ".parquet":
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 wanted = None if columns is None else [c for c in columns if c in file.schema_arrow.names]
-                rows = (row for batch in file.iter_batches(1024, columns=wanted) for row in batch.to_pylist())
+                rows = (row for batch in file.iter_batches(1024, columns=wanted) for row in rows_of(batch))
                 yield from ((f"{path.name} row {n}", row) for n, row in enumerate(rows, 1))
         else:
             with path.open(encoding="utf-8") as lines:
@@ -151,6 +160,17 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[tupl
         raise UsageError(
             f"{path} cannot be read: {error}; hint: is it whole, and of the type its name says?"
         ) from error
+
+
+def rows_of(batch: Any) -> list[dict[str, Any]]:
+    """The rows of a record batch; one whose text is not UTF-8 (a lone surrogate, say) says only that."""
+    try:
+        rows: list[dict[str, Any]] = batch.to_pylist()
+        return rows
+    except UnicodeDecodeError as error:
+        if len(batch) == 1:
+            return [{UNREADABLE: str(error)}]
+        return [row for i in range(len(batch)) for row in rows_of(batch.slice(i, 1))]
 
 
 def grouped(rows: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -172,8 +173,9 @@ def held_out_pairs(options: DpoOptions, loaded: Loaded, found: PairSet) -> PairS
     """The pairs to evaluate on; a warning when they are trained on as well."""
     if not options.eval_data:
         return None
-    held = read_pairs(data_files(options.eval_data), loaded, options.max_length)
+    held = read_pairs(data_files(options.eval_data), loaded, options.max_length, cut_prompt=options.cut_prompt)
     tell(held, loaded, ", ".join(options.eval_data))
+    held.refusals.write(Path(options.out) / "refused-eval.jsonl")
     trained = {tuple(pair.prompt) for pair in found.pairs}
     both = sum(tuple(pair.prompt) in trained for pair in held.pairs)
     if both:
@@ -193,8 +195,9 @@ def run(options: DpoOptions) -> dict[str, Any]:
     files = data_files(options.data)
     out = prepare_out(options)
     loaded = load(options)
-    found = read_pairs(files, loaded, options.max_length)
+    found = read_pairs(files, loaded, options.max_length, cut_prompt=options.cut_prompt)
     tell(found, loaded, ", ".join(options.data))
+    found.refusals.write(out / "refused.jsonl")
     held = held_out_pairs(options, loaded, found)
     identity = identity_of(options, loaded, found, held)
     before = finished(out, identity)
@@ -213,7 +216,7 @@ def run_logps(options: LogpsOptions) -> dict[str, Any]:
     files = data_files(options.data)
     path = logps_path(options.out)
     loaded = load(options)
-    found = read_pairs(files, loaded, options.max_length)
+    found = read_pairs(files, loaded, options.max_length, cut_prompt=options.cut_prompt)
     tell(found, loaded, ", ".join(options.data))
     cast_parameters(loaded.model, loaded.dtype)
     prepare(loaded.model, loaded.device, options.attention)

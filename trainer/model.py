@@ -196,7 +196,7 @@ def end_token_ids(tokenizer: Any, generation: Any) -> tuple[int, ...]:
 
 
 def _weights(source: str, init: str, seed: int, attention: str, quantize: dict[str, Any]) -> Any:
-    """The model with float32 weights on the CPU: read from the folder, or drawn from the seed; 4-bit weights where they belong."""
+    """The model with float32 weights on the CPU: read from the folder, or drawn from the seed; 4-bit weights by the option."""
     if init == "random":
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import re
 from array import array
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainer.data import Encoded, Ids, as_messages, encode, grouped, read_rows, render
+from trainer.data import UNREADABLE, Encoded, Ids, encode, grouped, read_rows, render, shorter_prompt
+from trainer.defects import CUT_PROMPT, Refused, control_tokens, pair_defect, row_defect, weight_of
 from trainer.errors import UsageError
 from trainer.model import Loaded
 from trainer.packing import Tree
@@ -52,11 +52,16 @@ class Pair:
 
 @dataclass
 class PairSet:
-    """The pairs kept, sorted by id, how many were refused by reason, and how many came with usable token ids."""
+    """The pairs kept, sorted by id, what was refused, and how many came with usable token ids."""
 
     pairs: list[Pair] = field(default_factory=list)
-    refused: Counter[str] = field(default_factory=Counter)
+    refusals: Refused = field(default_factory=Refused)
     n_stored: int = 0
+
+    @property
+    def refused(self) -> dict[str, int]:
+        """How many were refused (or cut) by reason."""
+        return dict(self.refusals.counts)
 
     @property
     def data_hash(self) -> str:
@@ -67,56 +72,75 @@ class PairSet:
         return digest.hexdigest()[:32]
 
 
-def read_pairs(files: Sequence[Path], loaded: Loaded, max_length: int) -> PairSet:
+def read_pairs(files: Sequence[Path], loaded: Loaded, max_length: int, *, cut_prompt: bool = False) -> PairSet:
     """All pairs worth training on.
+
+    Args:
+        cut_prompt: whether a pair that is too long loses its prompt's beginning, and stays, where its completions fit.
 
     Raises:
         UsageError: a file lacks a column, a prompt is not a token prefix, or no pair is left.
     """
     found = PairSet()
     seen: set[str] = set()
+    control = control_tokens(loaded.tokenizer)
     for path in files:
         for group in grouped(read_rows(path, COLUMNS), GROUP):
-            for pair_id, row, sides in encoded_rows(group, loaded, found):
-                reason = "duplicate pair_id" if pair_id in seen else defect(row, sides, loaded, max_length)
+            for name, row, sides in encoded_rows(group, loaded, control, found):
+                pair_id = row.get("pair_id") or content_name(row)
+                if cut_prompt and excess(sides, max_length) > 0:
+                    sides = with_shorter_prompt(sides, max_length, loaded.tokenizer.bos_token_id)
+                    if excess(sides, max_length) <= 0:
+                        found.refusals.add(CUT_PROMPT, name, pair_id)
+                reason = (
+                    "duplicate pair_id" if pair_id in seen else pair_defect(sides, weight_of(row), loaded, max_length)
+                )
                 seen.add(pair_id)
                 if reason is not None:
-                    found.refused[reason] += 1
+                    found.refusals.add(reason, name, pair_id)
                     continue
                 found.n_stored += is_stored(row, loaded)
-                chosen, rejected = sides
-                margin = float(row.get("margin") or 0.0)
-                found.pairs.append(
-                    Pair(pair_id, chosen.prompt, chosen.completion, rejected.completion, weight_of(row), margin)
-                )
+                found.pairs.append(pair_of(pair_id, row, sides))
     found.pairs.sort(key=lambda pair: pair.pair_id)
     return found
 
 
+def pair_of(pair_id: str, row: dict[str, Any], sides: tuple[Encoded, Encoded]) -> Pair:
+    """The pair of a row and its token ids."""
+    chosen, rejected = sides
+    return Pair(pair_id, chosen.prompt, chosen.completion, rejected.completion, weight_of(row), margin_of(row))
+
+
+def excess(sides: tuple[Encoded, Encoded], max_length: int) -> int:
+    """By how many tokens the longer side is too long."""
+    return len(sides[0].prompt) + max(len(side.completion) for side in sides) - max_length
+
+
+def with_shorter_prompt(sides: tuple[Encoded, Encoded], max_length: int, bos: int | None) -> tuple[Encoded, Encoded]:
+    """The same completions behind the prompt's end."""
+    prompt = shorter_prompt(sides[0].prompt, excess(sides, max_length), bos)
+    return Encoded(prompt, sides[0].completion), Encoded(prompt, sides[1].completion)
+
+
 def encoded_rows(
-    group: Sequence[tuple[str, dict[str, Any]]], loaded: Loaded, found: PairSet
+    group: Sequence[tuple[str, dict[str, Any]]], loaded: Loaded, control: re.Pattern[str], found: PairSet
 ) -> Iterator[tuple[str, dict[str, Any], tuple[Encoded, Encoded]]]:
-    """Each complete row with its two sides as token ids: the stored ones where they are this model's, else rendered here."""
+    """Each usable row with its two sides as token ids: the stored ones where they are this model's, else rendered here."""
     whole = []
     for name, row in group:
-        missing = [c for c in ("prompt", "chosen", "rejected") if c not in row]
+        missing = [c for c in ("prompt", "chosen", "rejected") if c not in row and UNREADABLE not in row]
         if missing:
             raise UsageError(
                 f"{name} has no column {', '.join(missing)}; hint: docs/format.md lists the columns of pairs"
             )
-        if not (row["prompt"] and row["chosen"] and row["rejected"]):
-            found.refused["prompt, chosen or rejected is missing"] += 1
-        elif texts_of(row["chosen"], "assistant") == texts_of(row["rejected"], "assistant"):
-            found.refused["chosen and rejected are equal"] += 1
+        reason = row_defect(row, None if is_stored(row, loaded) else control)
+        if reason is not None:
+            found.refusals.add(reason, name, row.get("pair_id") or "")
         else:
             whole.append((name, row))
     rendered = rendered_sides([(name, row) for name, row in whole if not is_stored(row, loaded)], loaded)
-    for _, row in whole:
-        if is_stored(row, loaded):
-            sides = stored_sides(row)
-        else:
-            sides = next(rendered)
-        yield row.get("pair_id") or content_name(row), row, sides
+    for name, row in whole:
+        yield name, row, stored_sides(row) if is_stored(row, loaded) else next(rendered)
 
 
 def is_stored(row: dict[str, Any], loaded: Loaded) -> bool:
@@ -145,38 +169,14 @@ def rendered_sides(rows: Sequence[tuple[str, dict[str, Any]]], loaded: Loaded) -
     return zip(sides, sides, strict=True)  # two at a time
 
 
-def texts_of(value: Any, role: str) -> list[str]:
-    """The contents of a conversation's messages."""
-    return [str(message["content"]) for message in as_messages(value, role)]
-
-
 def content_name(row: dict[str, Any]) -> str:
     """An id for pairs of foreign files: the hash of their texts."""
     return hashlib.sha256(json.dumps([row["prompt"], row["chosen"], row["rejected"]]).encode()).hexdigest()[:32]
 
 
-def weight_of(row: dict[str, Any]) -> float:
-    """The pair's weight in the loss; 1 where the file has none."""
-    weight = row.get("weight")
-    return 1.0 if weight is None else float(weight)
-
-
-def defect(row: dict[str, Any], sides: tuple[Encoded, Encoded], loaded: Loaded, max_length: int) -> str | None:
-    """Why a pair cannot teach anything; None when it can."""
-    chosen, rejected = sides
-    if not all(any(token not in loaded.end_ids for token in side.completion) for side in sides):
-        return "a completion is empty"
-    if chosen.completion == rejected.completion:
-        return "chosen and rejected are equal"
-    if not len(chosen.prompt):
-        return "the prompt is empty"
-    if len(chosen.prompt) + max(len(side.completion) for side in sides) > max_length:
-        return "longer than max_length"
-    if max(*chosen.prompt, *chosen.completion, *rejected.completion) >= loaded.model.config.vocab_size:
-        return "a token id is outside the vocabulary"
-    if not (math.isfinite(weight_of(row)) and weight_of(row) > 0):
-        return "its weight is not positive"
-    return None
+def margin_of(row: dict[str, Any]) -> float:
+    """Chosen minus rejected score; 0 where the file has none."""
+    return float(row.get("margin") or 0.0)
 
 
 def tell(found: PairSet, loaded: Loaded, where: str) -> None:
@@ -185,8 +185,7 @@ def tell(found: PairSet, loaded: Loaded, where: str) -> None:
     Raises:
         UsageError: no pair is left.
     """
-    for reason, count in sorted(found.refused.items()):
-        say(f"refused {count} pairs: {reason}")
+    found.refusals.tell()
     if not found.pairs:
         raise UsageError(
             f"no pairs left to train on in {where}; hint: {dict(found.refused) or 'its files hold no rows'}"

@@ -196,14 +196,19 @@ def run(options: RewardModelOptions) -> dict[str, Any]:
     files = data_files(options.data)
     out = prepare_out(options)
     loaded = load(options)
-    found = read_pairs(files, loaded, options.max_length)
+    found = read_pairs(files, loaded, options.max_length, cut_prompt=options.cut_prompt)
     tell(found, loaded, ", ".join(options.data))
+    found.refusals.write(out / "refused.jsonl")
     identity = identity_of(options, loaded, found)
     before = finished(out, identity)
     if before is not None:
         name_padding(out, loaded)
         return before
-    held_out = read_pairs(data_files(options.eval_data), loaded, options.max_length).pairs if options.eval_data else []
+    held_out = (
+        read_pairs(data_files(options.eval_data), loaded, options.max_length, cut_prompt=options.cut_prompt).pairs
+        if options.eval_data
+        else []
+    )
     loaded = with_head(loaded, options.seed)
     with joined(loaded.device) as ranks:
         optimizer = open_optimizer(loaded, options, ranks)

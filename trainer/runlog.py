@@ -46,7 +46,7 @@ class JsonLines:
 
 
 class RunLog:
-    """Writes `log.jsonl`, `alarms.jsonl`, TensorBoard's files and Weights & Biases. On other ranks than the first it is silent."""
+    """Writes `log.jsonl`, `alarms.jsonl`, TensorBoard and Weights & Biases. On other ranks than the first it is silent."""
 
     def __init__(
         self, out: Path, *, total: int, start: int, tensorboard: bool, active: bool, wandb: str = "", run_id: str = ""

@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from trainer.batches import shuffled, steps_by_tokens
 from trainer.config import SftOptions, fingerprint
-from trainer.data import Encoded, Texts, data_files, encode, grouped, read_rows, render
+from trainer.data import UNREADABLE, Encoded, Texts, data_files, encode, grouped, read_rows, render, shorter_prompt
+from trainer.defects import CUT_PROMPT, NOT_UNICODE, Refused, contents, control_tokens, text_defect
 from trainer.errors import UsageError
 from trainer.logps import completion_logps
 from trainer.model import Loaded, load
@@ -56,19 +58,38 @@ def defect(item: Encoded, loaded: Loaded, max_length: int) -> str | None:
     return None
 
 
-def read_documents(files: Sequence[Path], loaded: Loaded, max_length: int) -> tuple[list[Encoded], Counter[str]]:
-    """All rows as token ids, and how many were refused by reason."""
+def document_texts(row: dict[str, Any]) -> list[str]:
+    """All texts of a row."""
+    parts = [row.get("messages"), row.get("prompt"), row.get("completion")]
+    return [text for part in parts if part for text in contents(part, "user")]
+
+
+def read_documents(
+    files: Sequence[Path], loaded: Loaded, max_length: int, *, cut_prompt: bool = False
+) -> tuple[list[Encoded], Refused]:
+    """All rows as token ids, and what was refused (or, with `cut_prompt`, lost its prompt's beginning)."""
     kept: list[Encoded] = []
-    refused: Counter[str] = Counter()
+    refused = Refused()
+    control = control_tokens(loaded.tokenizer)
     for path in files:
         for group in grouped(read_rows(path), GROUP):
-            texts = [document(name, row, loaded.tokenizer) for name, row in group]
-            for item in encode(texts, loaded.tokenizer, loaded.end_ids):
+            texts = []
+            for name, row in group:
+                reason = NOT_UNICODE if UNREADABLE in row else text_defect(document_texts(row), control)
+                if reason is None:
+                    texts.append(document(name, row, loaded.tokenizer))
+                else:
+                    refused.add(reason, name)
+            for text, item in zip(texts, encode(texts, loaded.tokenizer, loaded.end_ids), strict=True):
+                excess = len(item.prompt) + len(item.completion) - max_length
+                if cut_prompt and 0 < excess < len(item.prompt):
+                    item = replace(item, prompt=shorter_prompt(item.prompt, excess, loaded.tokenizer.bos_token_id))
+                    refused.add(CUT_PROMPT, text.name)
                 reason = defect(item, loaded, max_length)
                 if reason is None:
                     kept.append(item)
                 else:
-                    refused[reason] += 1
+                    refused.add(reason, text.name)
     return kept, refused
 
 
@@ -115,26 +136,44 @@ class SftObjective:
         return {"documents_per_s": n_items / seconds, "scored_tokens": means["tokens"] * n_items}
 
 
+def content_hash(objective: SftObjective) -> str:
+    """The identity of what is trained on."""
+    return hashlib.sha256("\n".join(sorted(objective.ids)).encode()).hexdigest()[:32]
+
+
+def documents_of(
+    options: SftOptions, sources: Sequence[str], loaded: Loaded, told: Path
+) -> tuple[list[Encoded], Refused]:
+    """The documents of some files; what was refused is said and written.
+
+    Raises:
+        UsageError: none is left.
+    """
+    files = data_files(sources, (".parquet", ".jsonl"))
+    documents, refused = read_documents(files, loaded, options.max_length, cut_prompt=options.cut_prompt)
+    refused.tell()
+    refused.write(told)
+    if not documents:
+        raise UsageError(f"no rows left in {', '.join(sources)}; hint: {dict(refused.counts) or 'the files are empty'}")
+    return documents, refused
+
+
 def run(options: SftOptions) -> dict[str, Any]:
     """`python -m trainer sft`."""
-    files = data_files(options.data, (".parquet", ".jsonl"))
+    data_files(options.data, (".parquet", ".jsonl"))  # a wrong path is said before a model is read
     out = prepare_out(options)
     loaded = load(options, init=options.init, seed=options.seed)
-    documents, refused = read_documents(files, loaded, options.max_length)
-    for reason, count in refused.items():
-        say(f"refused {count} rows: {reason}")
-    if not documents:
-        raise UsageError(
-            f"no rows left to train on in {', '.join(options.data)}; hint: {dict(refused) or 'the files are empty'}"
-        )
+    documents, refused = documents_of(options, options.data, loaded, out / "refused.jsonl")
     objective = SftObjective(documents, loaded, options)
-    data_hash = hashlib.sha256("\n".join(sorted(objective.ids)).encode()).hexdigest()[:32]
-    identity = fingerprint(options, data=data_hash, **loaded.hashes)
+    held = documents_of(options, options.eval_data, loaded, out / "refused-eval.jsonl")[0] if options.eval_data else []
+    held_out = SftObjective(held, loaded, options) if held else None
+    hashes = [content_hash(each) if each else None for each in (objective, held_out)]
+    identity = fingerprint(options, data=hashes[0], held_out=hashes[1] if options.patience else None, **loaded.hashes)
     before = finished(out, identity)
     if before is not None:
         return before
     say(f"{len(documents)} rows, {sum(objective.lengths)} tokens, on {loaded.device} in {loaded.dtype}")
     with joined(loaded.device) as ranks:
         optimizer = open_optimizer(loaded, options, ranks)
-        result = train(Job(loaded, optimizer, objective, options, identity, ranks))
-    return {**result, "refused": dict(refused)}
+        result = train(Job(loaded, optimizer, objective, options, identity, ranks, held_out))
+    return {**result, "refused": dict(refused.counts)}

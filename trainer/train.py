@@ -189,7 +189,7 @@ def train(job: Job) -> dict[str, Any]:
 def economy(
     parts: Sequence[Sequence[int]], plain: Sequence[Shape], shapes: Sequence[Shape], seconds: float
 ) -> dict[str, float]:
-    """A step's real tokens a second, the share of positions that held none, and the share of plain rows' tokens that was saved."""
+    """A step's real tokens a second, the share of positions that held none, and the share of plain rows' tokens saved."""
     n_plain = sum(plain[i].n_plain for part in parts for i in part)
     places = sum(n_tokens(part, shapes) for part in parts)
     n_real = min(places, n_plain)

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from trainer.errors import GatePassed, TrainerError
+from trainer.errors import GatePassed, TrainerError, UsageError
 from trainer.ranks import Ranks
 from trainer.runlog import RunLog, say
 
@@ -69,6 +69,11 @@ class Watchdog:
         log: RunLog,
         ranks: Ranks,
     ) -> None:
+        unknown = set(stop_on) - {limit.name for limit in limits}
+        if unknown:
+            raise UsageError(
+                f"--stop-on {' '.join(sorted(unknown))}: this command has no such limit; hint: leave it out"
+            )
         self.limits = limits
         self.stop_on = stop_on
         self.log = log

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +12,8 @@ import typer
 
 from labelers.printable import printable
 from pipeline.errors import AuditFailed, ConfigError, PipelineError
+from pipeline.redact import redacted
+from pipeline.logs import is_json, log
 from pipeline.stores import place_of, require_reachable
 
 if TYPE_CHECKING:
@@ -28,12 +32,46 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Run = Annotated[Path, typer.Argument(parser=place_of, metavar="RUN", help="A run's folder, e.g. runs/quickstart.")]
 Executor = Annotated[str | None, typer.Option(help="local, or ray: a cluster (docs/cluster.md).")]
 
+MetricsFile = Annotated[
+    Path | None, typer.Option("--metrics-file", help="Keep the run's numbers for Prometheus in this file (*.prom).")
+]
+MetricsPort = Annotated[
+    int | None, typer.Option("--metrics-port", help="Serve the run's numbers for Prometheus while it works.")
+]
+
 RUNS = Path("runs")
+JSON_LOGS = "--json-logs"
 
 
-def say(message: str) -> None:
-    """Talk, to stderr. A message may quote a completion."""
-    print(printable(message), file=sys.stderr, flush=True)
+def say(message: str, event: str = "note") -> None:
+    """Talk, to stderr: a line of text, or with --json-logs of JSON. A message may quote a completion, or a server's error."""
+    message = redacted(message)
+    if is_json():
+        log(event, message)
+    else:
+        print(printable(message), file=sys.stderr, flush=True)
+
+
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """The command line with --json-logs before the command, wherever it was written."""
+    found = [word for word in arguments if word == JSON_LOGS]
+    return [*found[:1], *(word for word in arguments if word != JSON_LOGS)]
+
+
+@contextmanager
+def measured(name: str, file: Path | None, port: int | None) -> Iterator[None]:
+    """The run inside gives its numbers to Prometheus, where a file or a port is named."""
+    if file is None and port is None:
+        yield
+        return
+    from pipeline.metrics import Metrics
+    from pipeline.progress import watched
+
+    metrics = Metrics(name, file, port)
+    if metrics.port is not None:
+        say(f"metrics on port {metrics.port}")
+    with watched(metrics):
+        yield
 
 
 def on_executor(executor: str | None) -> list[str]:

@@ -57,6 +57,8 @@ class Http:
         """Raises ConfigError when the address is no http address."""
         if not self.base_url.startswith(("http://", "https://")):
             raise ConfigError(f"base_url {self.base_url!r}: hint: an address like http://127.0.0.1:8000/v1")
+        if "@" in self.base_url.split("/")[2]:  # it would be stored with the run
+            raise ConfigError("base_url: holds a password; hint: name the variable that holds it with api_key_env")
 
     def identity(self) -> Mapping[str, Any]:
         """The model's name and address: what stands behind them is the server's word."""

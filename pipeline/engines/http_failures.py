@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from labelers.types import content_id
 from pipeline.errors import EngineFailed
+from pipeline.redact import redacted
 
 Fault = Literal["request", "server", "busy", "unknown"]
 """Whose fault it is: `request`, since the server answers, if with nothing of use; `server`, that fails whatever it is asked;
@@ -86,7 +87,7 @@ def require_own(asked: str, said: str | None) -> None:
 
 def first_line(error: Exception) -> str:
     """What the error says, as far as a line of a log goes."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+    return (redacted(str(error)).splitlines() or [type(error).__name__])[0][:300]
 
 
 def _require_account(error: Any, status: int, server: str, key: str) -> None:

@@ -1,0 +1,118 @@
+"""SIGTERM and Ctrl-C at any moment: the command ends within seconds, leaves no process, and goes on where it was."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.verify import verify
+from tests.e2e.faults.runs import cli, command, environment, shards, write_inputs
+
+WITHIN_S = 12.0
+SLOW = """
+from dataclasses import dataclass
+import time
+from labelers.types import Example, Needs, Prompt, Score
+
+@dataclass(frozen=True)
+class Slow:
+    name, version, needs = "slow", "1", Needs()
+    examples = [Example(Prompt.of("p"), better="a", worse="b")]
+    def score(self, batch, ctx):
+        if any("def" in c.completion.text for c in batch):
+            time.sleep(600)
+        return [Score(1.0) for c in batch]
+"""
+
+
+@dataclass
+class Stopped:
+    """How a command ended that was told to."""
+
+    code: int
+    seconds: float
+    said: str
+
+
+def started(asked: list[str], tmp: Path, **more: str) -> subprocess.Popen[str]:
+    """A command in a process group of its own, as a terminal has it; all it starts inherits TMPDIR, so that it can be found."""
+    return subprocess.Popen(
+        asked, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env=environment(TMPDIR=str(tmp), **more),
+    )  # fmt: skip
+
+
+def tell(running: subprocess.Popen[str], number: signal.Signals, times: int = 1, pause_s: float = 0.3) -> Stopped:
+    """Sends the signal (Ctrl-C goes to the whole group, as a terminal sends it) and waits for the end."""
+    began = time.monotonic()
+    for i in range(times):
+        if i:
+            time.sleep(pause_s)
+        if running.poll() is None:
+            os.killpg(running.pid, number) if number == signal.SIGINT else running.send_signal(number)
+    _, said = running.communicate(timeout=60)
+    return Stopped(running.returncode, time.monotonic() - began, said)
+
+
+def outliving(tmp: Path) -> list[str]:
+    """The processes that were started with this TMPDIR and are still there, after a moment for the kernel to end them."""
+    deadline = time.monotonic() + 5
+    mark = f"TMPDIR={tmp}\0".encode()
+    while found := [line for line in map(_described, Path("/proc").glob("[0-9]*")) if mark in line[1]]:
+        if time.monotonic() > deadline:
+            return [name for name, _ in found]
+        time.sleep(0.1)
+    return []
+
+
+def _described(process: Path) -> tuple[str, bytes]:
+    try:
+        return f"{process.name} {(process / 'cmdline').read_bytes()!r}", (process / "environ").read_bytes()
+    except OSError:
+        return "", b""
+
+
+def stops(inputs: Path, after_s: float, number: signal.Signals, expected: dict[str, bytes]) -> str:
+    """Stops a run after so many seconds and runs it again. Raises AssertionError; gives what happened."""
+    with tempfile.TemporaryDirectory() as place:
+        root, tmp = Path(place) / "runs", Path(place) / "tmp"
+        tmp.mkdir()
+        running = started(command("run", inputs / "config.toml", "--root", root), tmp)
+        time.sleep(after_s)
+        held = (root / "faults" / ".lock").exists()
+        stopped = tell(running, number)
+        assert stopped.code in (0, 130) or (not held and stopped.code == -number), f"{stopped} after {after_s}"
+        assert stopped.seconds < WITHIN_S, stopped
+        assert not (left := outliving(tmp)), left
+        if (root / "faults" / "prompts").exists():
+            damaged = dict(verify(root / "faults").damaged)
+            assert set(damaged) <= {"config.json"}, damaged
+        again = cli("run", inputs / "config.toml", "--root", root)
+        assert again.returncode == 0, again.stderr[-3000:]
+        assert shards(root / "faults") == expected, f"after {after_s}"
+        return f"exit {stopped.code} in {stopped.seconds:.1f} s"
+
+
+def stops_while_busy(folder: Path, times: int) -> Stopped:
+    """Ctrl-C once or twice while a labeler thinks for ten minutes. Raises AssertionError when anything outlives it."""
+    write_inputs(folder)
+    (folder / "slow.py").write_text(SLOW)
+    tmp = folder / "tmp"
+    tmp.mkdir()
+    head, _, _ = (folder / "config.toml").read_text().partition("[[labelers]]")
+    (folder / "config.toml").write_text(f'{head}[[labelers]]\nuse = "./slow.py:Slow"\ntimeout_s = 900.0\n')
+    asked = command("run", folder / "config.toml", "--root", folder / "runs")
+    running = started(asked, tmp)
+    deadline = time.monotonic() + 60
+    while not any((folder / "runs").glob("faults/completions-*/*.json")):
+        assert time.monotonic() < deadline and running.poll() is None, running.communicate()[1]
+        time.sleep(0.02)
+    time.sleep(1.0)
+    stopped = tell(running, signal.SIGINT, times)
+    assert not (left := outliving(tmp)), left
+    return stopped

@@ -71,7 +71,8 @@ def require_inputs(work: Work, within_s: float) -> None:
         if time.monotonic() >= deadline:
             raise EnvironmentLacks(
                 f"machine {platform.node()} does not see {lacking[0]}, which the machine that runs the pipeline does; "
-                "hint: --root must name a folder that all machines share under one path (docs/cluster.md)"
+                "hint: --root must name a folder that all machines share under one path, or one in a store, s3://BUCKET/PREFIX "
+                "(docs/cluster.md)"
             )
         time.sleep(0.1)
         _refresh(lacking[0].parent)
@@ -80,4 +81,4 @@ def require_inputs(work: Work, within_s: float) -> None:
 def _refresh(folder: Path) -> None:
     """Lists the folder: a network file system then asks its server again which names there are."""
     with suppress(OSError):
-        os.listdir(folder)
+        list(folder.iterdir())

@@ -15,17 +15,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from labelers.types import Needs
+from pipeline.console import say
 from pipeline.engines import EngineSpec, Progress
 from pipeline.errors import EnvironmentLacks
 from pipeline.executors import WorkerDied
 from pipeline.executors.hosts import EngineHost, perform_on_machine
 from pipeline.executors.local import ENGINE_SLOTS
+from pipeline.executors.machines import Machines, Resources, engine_gpus, resources
 from pipeline.shards import Receipt
 from pipeline.work import Work
 
-ON_DEVICE = ("vllm", "reward_model", "implicit_reward")
-"""Kinds of engine that run a model themselves, on a GPU where there is one."""
 LOOK_EVERY_S = 1.0
 """Between two looks at the cluster's machines and at what its engines have done."""
 CLOSE_WITHIN_S = 60.0
@@ -56,10 +55,6 @@ class Ray:
     def __post_init__(self) -> None:
         if self.replicas < 0 or self.engine_cpus < 0 or self.engine_gpus < -1:
             raise ValueError("replicas and engine_cpus are 0 or more, engine_gpus is -1 or more")
-
-
-Resources = dict[str, float]
-"""Ray's names for what a machine has or work needs: CPU, GPU, memory in bytes."""
 
 
 class RayExecutor:
@@ -112,6 +107,7 @@ class RayExecutor:
             self._looked = time.monotonic()
             self._machines.look()
             self._give_up()
+            self._take_turns()
             for replica in self._replicas:
                 replica.ask(self._hear)
         done = list(self._done.values())
@@ -120,19 +116,25 @@ class RayExecutor:
     def close(self, grace_s: float | None = None) -> None:
         """Ends what engines have begun, drops other work, and leaves the cluster; one started here ends with it."""
         if self._is_ours:
-            for pending in list(self._pending.values()):
-                if pending.replica is None:
-                    self._ray.cancel(pending.reference)
+            self._drop(force=False)
         wait(list(self._pending), timeout=grace_s)
-        self._close_engine()
+        hurried = bool(self._pending)
+        if hurried:
+            self._drop(force=True)
+        self._close_engine(0.0 if hurried else CLOSE_WITHIN_S)
         if self._is_ours:
             self._ray.shutdown()
+
+    def _drop(self, *, force: bool) -> None:
+        for pending in list(self._pending.values()):
+            if pending.replica is None:
+                self._ray.cancel(pending.reference, force=force)
 
     def _borrow(self, spec: EngineSpec) -> list[_Replica]:
         """The running copies of `spec`. The runner sends work for another engine only when this one is idle."""
         if self._spec != spec:
             self._close_engine()
-            gpus = engine_gpus(spec, self._settings, has_gpus=self._machines.total("GPU") > 0)
+            gpus = engine_gpus(spec, self._settings.engine_gpus, has_gpus=self._machines.total("GPU") > 0)
             needs = {"CPU": self._settings.engine_cpus, "GPU": float(gpus)}
             copies = self._settings.replicas or (self._machines.room({"GPU": gpus}) if gpus else 1)
             self._replicas = [_Replica(self._host(spec, needs), needs) for _ in range(max(1, copies))]
@@ -144,10 +146,10 @@ class RayExecutor:
         placed = host.options(num_cpus=needs["CPU"], num_gpus=needs["GPU"], scheduling_strategy="SPREAD")
         return placed.remote(spec)
 
-    def _close_engine(self) -> None:
+    def _close_engine(self, within_s: float = CLOSE_WITHIN_S) -> None:
         replicas, self._replicas, self._spec = self._replicas, [], None
         closing = [replica.actor.close.options(max_task_retries=0).remote().future() for replica in replicas]
-        wait(closing, timeout=CLOSE_WITHIN_S)
+        wait(closing, timeout=within_s)
         for replica, closed in zip(replicas, closing, strict=True):
             if closed.done():
                 self._hear(closed)
@@ -181,6 +183,17 @@ class RayExecutor:
                     answer.set_exception(EnvironmentLacks(self._machines.lacking(pending.needs)))
 
 
+    def _take_turns(self) -> None:
+        """Closes an engine that has nothing to do while other work waits for its GPUs. It is loaded again when it is needed."""
+        holds = any(replica.needs["GPU"] for replica in self._replicas)
+        waiting = [p.needs["GPU"] for p in self._pending.values() if p.replica is None and p.needs["GPU"]]
+        if not holds or not waiting or any(replica.works for replica in self._replicas):
+            return
+        if self._ray.available_resources().get("GPU", 0.0) < min(waiting):
+            say(f"{len(waiting)} shards wait for a GPU: the engine, which has nothing to do, gives its own back")
+            self._close_engine()
+
+
 @dataclass(eq=False)
 class _Replica:
     """One copy of the engine in use: its actor, and the works that it has."""
@@ -205,56 +218,6 @@ class _Pending:
     needs: Resources
     replica: _Replica | None
     homeless_since: float | None = None
-
-
-@dataclass
-class Machines:
-    """The machines of a cluster that are there, looked at now and then."""
-
-    ray: Any
-    present: list[Resources] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.look()
-
-    def look(self) -> None:
-        """Takes in who joined and who left."""
-        self.present = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
-
-    def total(self, name: str) -> float:
-        """How much of one resource all machines have together."""
-        return sum(machine.get(name, 0.0) for machine in self.present)
-
-    def room(self, needs: Resources) -> int:
-        """How many times the needs fit on machines that do nothing else; 1 for each machine where nothing is needed."""
-        asked = {name: amount for name, amount in needs.items() if amount > 0}
-        return sum(
-            int(min((machine.get(name, 0.0) / amount for name, amount in asked.items()), default=1))
-            for machine in self.present
-        )
-
-    def lacking(self, needs: Resources) -> str:
-        """Why work with these needs cannot run here."""
-        asked = ", ".join(f"{amount:g} {name}" for name, amount in needs.items() if amount > 0)
-        most = ", ".join(f"{max((m.get(name, 0.0) for m in self.present), default=0):g} {name}" for name in needs)
-        return (
-            f"no machine of the cluster can hold work that needs {asked}: there are {len(self.present)}, with at most {most}; "
-            "hint: `ray status` lists them; add one, or raise ray.wait_for_machines_s where they are started on demand"
-        )
-
-
-def resources(needs: Needs) -> Resources:
-    """A stage's needs in Ray's words."""
-    return {"CPU": needs.cpus, "GPU": needs.gpus, "memory": needs.memory_gb * 1e9}
-
-
-def engine_gpus(spec: EngineSpec, settings: Ray, *, has_gpus: bool) -> int:
-    """The GPUs that one copy of the engine takes."""
-    if settings.engine_gpus >= 0:
-        return settings.engine_gpus
-    if not has_gpus or spec.use not in ON_DEVICE or getattr(spec, "device", "auto") == "cpu":
-        return 0
-    return int(getattr(spec, "tensor_parallel_size", 1))
 
 
 def as_ours(error: BaseException) -> BaseException:

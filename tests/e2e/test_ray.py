@@ -24,10 +24,12 @@ from pipeline.run import run
 from pipeline.runner import Outcome, Runner
 from pipeline.sample import Sample
 from pipeline.shards import read_shard
+from pipeline.stores import place_of
 from pipeline.work import Stage, Work
 from tests.e2e.conftest import run_cli, write_jsonl
 from tests.e2e.on_ray import SlowCopy, SlowEcho
 from tests.e2e.test_kill import children
+from tests.s3 import S3, canaries_in
 
 pytestmark = pytest.mark.e2e
 
@@ -37,8 +39,8 @@ MACHINE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard"
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """A cluster of three machines: a head without CPUs, and two of one CPU."""
+def cluster(s3: S3) -> Iterator[Any]:
+    """A cluster of three machines: a head without CPUs, and two of one CPU. They find the store `s3`."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # else Ray writes a token into the user's home
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # all on the loopback address
@@ -84,7 +86,8 @@ def config_of(folder: Path, labeler: str = 'use = "compiles"', n_prompts: int = 
 
 
 def shards(folder: Path, kind: str) -> dict[str, bytes]:
-    return {f"{p.parent.name}/{p.name}": p.read_bytes() for p in sorted(folder.glob(f"{kind}-*/*.parquet"))}
+    found = (path for path in folder.rglob("*.parquet") if path.parent.name.startswith(f"{kind}-"))
+    return {f"{path.parent.name}/{path.name}": path.read_bytes() for path in found}
 
 
 def works(folder: Path, stage: Stage, n_shards: int = 8) -> list[Work]:
@@ -143,7 +146,7 @@ class Disturbed(RayExecutor):
         super().__init__(Ray(replicas=2))
 
     def progress(self) -> Progress:
-        n_made = len(list(self._folder.glob("*/[cl]*-*/*.json")))
+        n_made = sum(p.parent.name.startswith(("completions-", "labels-")) for p in self._folder.rglob("*.json"))
         if self._troubles and n_made > 4 * (3 - len(self._troubles)):
             self._troubles.pop(0)()
         return super().progress()
@@ -158,13 +161,15 @@ class Disturbed(RayExecutor):
         super().close(grace_s)
 
 
-def test_an_engine_and_a_machine_lost_in_mid_run_change_no_byte(cluster, tmp_path):
+def test_an_engine_and_a_machine_lost_in_mid_run_change_no_byte_in_a_store_that_all_share(cluster, tmp_path):
     config = config_of(tmp_path, n_prompts=40)
     locally = run(config, tmp_path / "local")
-    spread = run(config, tmp_path / "ray", lambda: Disturbed(cluster, tmp_path / "ray"))
+    store = place_of("s3://runs/disturbed")
+    spread = run(config, store, lambda: Disturbed(cluster, store))
     assert spread.failed == {}
     assert shards(spread.folder, "pairs") == shards(locally.folder, "pairs")
     assert len(shards(spread.folder, "pairs")) == 20
+    assert canaries_in(store) == []
 
 
 def test_a_machine_lost_in_mid_run_loses_and_doubles_nothing(cluster, on_ray, tmp_path, capfd):
@@ -227,6 +232,23 @@ def test_a_labeler_that_ends_its_process_costs_those_items_only_as_locally(on_ra
     labels = [row for p in spread.folder.glob("labels-*/*.parquet") for row in pq.read_table(p).to_pylist()]
     assert [row["abstain"] for row in labels].count("crashed") == 4
     assert len(labels) == 16
+
+
+def test_labelers_that_need_the_gpus_that_an_engine_holds_take_their_turn(cluster, tmp_path, capsys):
+    lives, visits = tmp_path / "lives", tmp_path / "visits"
+    lives.mkdir()
+    visits.mkdir()
+    machine = cluster.add_node(**MACHINE, num_gpus=1)
+    echo = works(tmp_path, Sample("echo", SlowEcho(lives), Sampling(n=1)), 4)
+    copy = SlowCopy(visits, seconds=0.1, needs=Needs(cpus=0, gpus=1))
+    copies = [Work(copy, work.inputs, tmp_path / "copied" / work.output.name) for work in echo]
+    try:
+        outcome = performed([*echo, *copies], RayExecutor(Ray(engine_gpus=1)), lambda _: None)
+    finally:
+        cluster.remove_node(machine)
+    assert outcome.failed == {}
+    assert len(outcome.made) == 8
+    assert "the engine, which has nothing to do, gives its own back" in capsys.readouterr().err
 
 
 def test_work_that_no_machine_can_hold_stops_the_run_and_says_so(cluster, tmp_path):

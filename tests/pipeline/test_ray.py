@@ -21,7 +21,8 @@ from pipeline.engines.rewards import RewardModel
 from pipeline.engines.vllm import Vllm
 from pipeline.errors import ConfigError, EnvironmentLacks
 from pipeline.executors.hosts import require_inputs
-from pipeline.executors.ray import Machines, Ray, connected, engine_gpus, resources
+from pipeline.executors.machines import Machines, engine_gpus, resources
+from pipeline.executors.ray import Ray, connected
 from pipeline.sample import Sample
 from pipeline.shards import receipt_path
 from pipeline.work import Work
@@ -61,20 +62,20 @@ def test_a_damaged_shard_is_left_to_the_stage_to_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spec", "has_gpus", "settings", "gpus"),
+    ("spec", "has_gpus", "asked", "gpus"),
     [
-        (Vllm("m"), True, Ray(), 1),
-        (Vllm("m", tensor_parallel_size=4), True, Ray(), 4),
-        (Vllm("m", tensor_parallel_size=4), False, Ray(), 0),
-        (Vllm("m"), False, Ray(engine_gpus=2), 2),
-        (RewardModel(model="m"), True, Ray(), 1),
-        (RewardModel(model="m", device="cpu"), True, Ray(), 0),
-        (Http("http://h", "m"), True, Ray(), 0),
-        (Replay("p"), True, Ray(), 0),
+        (Vllm("m"), True, -1, 1),
+        (Vllm("m", tensor_parallel_size=4), True, -1, 4),
+        (Vllm("m", tensor_parallel_size=4), False, -1, 0),
+        (Vllm("m"), False, 2, 2),
+        (RewardModel(model="m"), True, -1, 1),
+        (RewardModel(model="m", device="cpu"), True, -1, 0),
+        (Http("http://h", "m"), True, -1, 0),
+        (Replay("p"), True, -1, 0),
     ],
 )
-def test_an_engine_takes_the_gpus_that_its_model_runs_on(spec, has_gpus, settings, gpus):
-    assert engine_gpus(spec, settings, has_gpus=has_gpus) == gpus
+def test_an_engine_takes_the_gpus_that_its_model_runs_on(spec, has_gpus, asked, gpus):
+    assert engine_gpus(spec, asked, has_gpus=has_gpus) == gpus
 
 
 class Nodes:

@@ -12,17 +12,22 @@ from typing import Annotated
 
 import typer
 
-from pipeline import cli_evaluate, cli_people, leaving
+from pipeline import cli_evaluate, cli_people, leaving, logs
 from pipeline.cli_versions import commands
 from pipeline.console import (
+    JSON_LOGS,
     RUNS,
     AsJson,
     ConfigFile,
     Executor,
     Limit,
+    MetricsFile,
+    MetricsPort,
     Root,
     Run,
     Set,
+    flags_first,
+    measured,
     on_executor,
     refuse_failures,
     require_run,
@@ -37,6 +42,18 @@ app = typer.Typer(
     help="Sample with vLLM, label by machine, pair, and store as Parquet.",
 )  # fmt: skip
 
+
+@app.callback()
+def options(
+    json_logs: Annotated[
+        bool, typer.Option(JSON_LOGS, help="Talk in lines of JSON, on stderr. Before or after the command.")
+    ] = False,
+) -> None:
+    """Sample with vLLM, label by machine, pair, and store as Parquet."""
+    if json_logs:
+        logs.turn_on()
+
+
 TRAINERS = "trl, axolotl, openrlhf, llama-factory, torchtune, open-instruct or nemo-rl"
 CANDIDATES = "kto, reward, sft or groups"
 
@@ -44,7 +61,7 @@ CANDIDATES = "kto, reward, sft or groups"
 @app.command()
 def run(
     config: ConfigFile = None, settings: Set = None, root: Root = RUNS, limit: Limit = None, as_json: AsJson = False,
-    executor: Executor = None,
+    executor: Executor = None, metrics_file: MetricsFile = None, metrics_port: MetricsPort = None,
 ) -> None:  # fmt: skip
     """Make a dataset. What is finished already is left as it is."""
     from pipeline import judges, ledger, report
@@ -56,7 +73,8 @@ def run(
     for warning in judges.warnings(loaded):
         say(f"warning: {warning}")
     try:
-        finished = run_whole(loaded, root)
+        with measured(loaded.name, metrics_file, metrics_port):
+            finished = run_whole(loaded, root)
     except KeyboardInterrupt:
         raise Interrupted(leaving.SAID) from None
     for row in finished.imported.bad:
@@ -135,19 +153,28 @@ def _ablate(config: Path | None, settings: list[str], root: Path, limit: int | N
 
 @app.command()
 def status(run: Run, as_json: AsJson = False) -> None:
-    """Say which shards of a run exist. Works beside a live run."""
+    """Say what a run is doing, or how it ended, and which shards exist: from any terminal."""
+    from pipeline import ledger, live
+    from pipeline.config import stored_config
     from pipeline.garbage import STAGE_FOLDER
     from pipeline.report import aligned
     from pipeline.shards import read_receipt
 
     require_run(run)
+    now = live.read_live(run)
     folders = [f for f in sorted(run.iterdir()) if f.name == "prompts" or STAGE_FOLDER.fullmatch(f.name)]
     found = {f.name: [r for shard in sorted(f.glob("[0-9]*.parquet")) if (r := read_receipt(shard))] for f in folders}
     if as_json:
-        print(json.dumps({name: {"shards": len(r), "rows": sum(x.rows for x in r)} for name, r in found.items()}))
+        stages = {name: {"shards": len(r), "rows": sum(x.rows for x in r)} for name, r in found.items()}
+        print(json.dumps({**stages, "now": now}))
         return
-    rows = [(name, len(r), sum(x.rows for x in r), sum(x.abstained for x in r)) for name, r in found.items()]
-    print(aligned([("stage", "shards", "rows", "abstained"), *rows]))
+    lines = [*(live.told(now) if now else ()), *ledger.told(run, stored_config(run).budget)]
+    wanted = {name: f" of {of}" for name, (_, of) in (now["shards"] if now else {}).items()}
+    rows = [
+        (name, f"{len(r)}{wanted.get(name, '')}", sum(x.rows for x in r), sum(x.abstained for x in r))
+        for name, r in found.items()
+    ]
+    print("\n".join([*lines, aligned([("stage", "shards", "rows", "abstained"), *rows])]))
 
 
 @app.command()
@@ -250,7 +277,7 @@ def main() -> None:
     """The command line. Ends the process with the exit code of what happened."""
     with exit_codes():
         leaving.listen()
-        app(standalone_mode=True)
+        app(flags_first(sys.argv[1:]), standalone_mode=True)
 
 
 @contextmanager

@@ -15,9 +15,12 @@ from pipeline.console import (
     ConfigFile,
     Executor,
     Limit,
+    MetricsFile,
+    MetricsPort,
     Root,
     Run,
     Set,
+    measured,
     on_executor,
     refuse_failures,
     require_run,
@@ -37,7 +40,7 @@ KINDS = "Print a unit and end: systemd, cron, kubernetes (k8s) or airflow."
 def refresh(
     config: ConfigFile = None, settings: Set = None, root: Root = RUNS, limit: Limit = None, as_json: AsJson = False,
     collect: Annotated[bool, typer.Option("--collect", help="Remove shards that nothing refers to any more.")] = False,
-    executor: Executor = None,
+    executor: Executor = None, metrics_file: MetricsFile = None, metrics_port: MetricsPort = None,
 ) -> None:  # fmt: skip
     """Bring a dataset up to date: run, compare with the version before, publish. Nothing new, no new version."""
     from pipeline import judges
@@ -51,7 +54,8 @@ def refresh(
     for warning in judges.warnings(loaded):
         say(f"warning: {warning}")
     try:
-        refreshed = refresh_whole(loaded, root, tidy=collect)
+        with measured(loaded.name, metrics_file, metrics_port):
+            refreshed = refresh_whole(loaded, root, tidy=collect)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; what is finished is kept, and the same command goes on from there") from None
     for row in refreshed.finished.imported.bad:
@@ -136,7 +140,9 @@ def verify(run: Run, as_json: AsJson = False) -> None:
     else:
         for name, why in found.damaged.items():
             print(f"{name}: {why}")
-        say(f"{found.files} files are what was written, {len(found.damaged)} are not, {len(found.unfinished)} unfinished")
+        say(
+            f"{found.files} files are what was written, {len(found.damaged)} are not, {len(found.unfinished)} unfinished"
+        )
     if found.damaged:
         say(f"hint: python -m pipeline run moves them to {run}/quarantine and makes them again")
         raise typer.Exit(1)

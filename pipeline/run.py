@@ -25,7 +25,7 @@ from pipeline.isolation import require_isolation
 from pipeline.lock import locked as locked
 from pipeline.mend import mend, mend_rows, note_rows
 from pipeline.plan import Plan, make_plan
-from pipeline.progress import Bars
+from pipeline.progress import Watching
 from pipeline.prompts import Imported, import_prompts
 from pipeline.report import Family, count, summarize
 from pipeline.runner import Outcome, Runner
@@ -197,10 +197,10 @@ def perform_all(plan: Plan, imported: Imported, executor: Callable[[], Executor]
 
 
 def _perform(plan: Plan, works: Sequence[Work], running: Executor, checked: Checked) -> Outcome:
-    with Bars(plan, works, running) as bars:
+    with Watching(plan, works, running) as watching:
 
         def tick(outcome: Outcome) -> None:
-            bars.update(outcome)
+            watching.update(outcome)
             if leaving.asked():
                 raise KeyboardInterrupt
 

@@ -96,7 +96,7 @@ def write(folder: Path, server: ChatServer, n: int) -> Path:
         'name = "judged"\n[prompts]\npath = "prompts.jsonl"\n[audit]\nenforce = false\n'
         '[[sources]]\nname = "people"\nengine = { use = "replay", path = "completions.jsonl" }\n'
         f'[[labelers]]\nuse = "judge"\nmatch_ups = 1\nmax_abstained = 1.0\nengine = {{ use = "http", model = "served", '
-        f'base_url = "{server.url}", timeout_s = 0.5, max_retries = 2 }}\n'
+        f'base_url = "{server.url}", timeout_s = 1.0, max_retries = 2 }}\n'
     )
     return config
 

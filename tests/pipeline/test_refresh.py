@@ -17,6 +17,7 @@ from pipeline.garbage import collect
 from pipeline.history import events
 from pipeline.refresh import refresh, require_version
 from pipeline.run import locked, run
+from pipeline.shards import read_json, write_json
 from pipeline.versions import current, manifests, rollback
 from tests.pipeline.refreshing import BAD, GOOD, Asked, Growing
 
@@ -296,3 +297,67 @@ def test_the_pages_settings_are_settings(growing):
     [block] = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "refreshing.md").read_text(), re.DOTALL)
     path.write_text(f"{path.read_text()}\n{block}")
     assert load(path).dataset.keep == 5
+
+
+@pytest.fixture
+def opened(monkeypatch) -> list[str]:
+    """The labelers that an audit opened."""
+    from pipeline import canaries
+
+    names: list[str] = []
+    poll = canaries._poll
+
+    def noted(stage, *rest):
+        names.append(stage.name)
+        return poll(stage, *rest)
+
+    monkeypatch.setattr(canaries, "_poll", noted)
+    return names
+
+
+def no_executor():
+    raise AssertionError("an executor was started")
+
+
+def test_where_nothing_changed_no_executor_is_started_and_no_labeler_opened(growing, opened):
+    refresh(growing.config(range(4)), growing.root)
+    assert opened == ["compiles"]
+    first = refresh(growing.config(range(4)), growing.root, no_executor)
+    assert opened == ["compiles"]
+    assert first.finished.audited.findings
+    assert run(growing.config(range(4)), growing.root, no_executor).version.is_new is False
+
+
+@pytest.mark.parametrize(
+    "change", ["shards", "settings", "held-out prompts", "our own code", "the note", "a labeler that was not asked"]
+)
+def test_an_audit_is_made_again_where_what_it_follows_from_changed(growing, opened, monkeypatch, change):
+    heldout = growing.folder / "heldout.jsonl"
+    heldout.write_text(json.dumps({"prompt": "write poems"}) + "\n")
+    more = [f"audit.heldout='{heldout}'"]
+    refresh(growing.config(range(4), *more), growing.root)
+    note = growing.run / "audit.json"
+    match change:
+        case "shards":
+            more.append("pairs.max_per_prompt=1")
+        case "settings":
+            more.append("audit.max_longer=0.95")
+        case "held-out prompts":
+            heldout.write_text(json.dumps({"prompt": "write novels"}) + "\n")
+        case "our own code":
+            monkeypatch.setattr("pipeline.audit_memory.source_sha256", lambda: "other")
+        case "the note":
+            note.write_text("{")
+        case _:
+            said = read_json(note)
+            write_json(note, {**said, "findings": [{**said["findings"][0], "check": "canaries", "state": "warn"}]})
+    refresh(growing.config(range(4), *more), growing.root)
+    assert opened == ["compiles", "compiles"]
+
+
+def test_a_failed_audit_is_made_again_and_fails_again(growing, opened):
+    heldout = growing.folder / "heldout.jsonl"
+    heldout.write_text(json.dumps({"prompt": "write function 1"}) + "\n")
+    for _ in range(2):
+        assert refresh(growing.config(range(4), f"audit.heldout='{heldout}'"), growing.root).finished.audited.failed
+    assert opened == ["compiles", "compiles"]

@@ -57,7 +57,7 @@ def merged(trees: Sequence[Tree]) -> tuple[list[Tree], list[int]]:
 
 @dataclass(frozen=True)
 class Branch:
-    """A prompt or a completion at [begin, end) of the row, and the prompt that it follows at [root, root_end): none for a prompt."""
+    """A prompt or a completion at [begin, end) of the row, and its own prompt at [root, root_end): none for a prompt."""
 
     begin: int
     end: int

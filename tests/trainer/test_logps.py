@@ -10,9 +10,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tests.trainer.architectures import CONFIGS, TREES, tiny  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 
+from tests.trainer.architectures import CONFIGS, TREES, tiny  # noqa: E402
 from trainer.attention_choice import prepare, switch  # noqa: E402
 from trainer.errors import TrainerError  # noqa: E402
 from trainer.logps import check_head, completion_logps, end_hidden, logps_of, takes_trees, token_logps  # noqa: E402

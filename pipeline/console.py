@@ -12,8 +12,8 @@ import typer
 
 from labelers.printable import printable
 from pipeline.errors import AuditFailed, ConfigError, PipelineError
-from pipeline.redact import redacted
 from pipeline.logs import is_json, log
+from pipeline.redact import redacted
 from pipeline.stores import place_of, require_reachable
 
 if TYPE_CHECKING:

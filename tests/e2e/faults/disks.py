@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.verify import verify
-from tests.e2e.faults.runs import cli, command, environment, shards, write_inputs
+from tests.e2e.faults.runs import cli, command, environment, shards
 
 PAGE = 4096
 

@@ -110,7 +110,8 @@ def stops_while_busy(folder: Path, times: int) -> Stopped:
     running = started(asked, tmp)
     deadline = time.monotonic() + 60
     while not any((folder / "runs").glob("faults/completions-*/*.json")):
-        assert time.monotonic() < deadline and running.poll() is None, running.communicate()[1]
+        assert running.poll() is None, running.communicate()[1]
+        assert time.monotonic() < deadline
         time.sleep(0.02)
     time.sleep(1.0)
     stopped = tell(running, signal.SIGINT, times)

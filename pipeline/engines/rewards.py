@@ -19,7 +19,7 @@ from typing import IO, Any, Literal
 
 from labelers.types import Message
 from pipeline.engines import EngineInfo, Generation, Progress, Request, valid_text
-from pipeline.engines.vllm import check_model, hub_commit
+from pipeline.engines.models import check_model, hub_commit
 from pipeline.errors import ConfigError, EngineFailed
 from pipeline.hashes import hub_model_hash, model_hash
 from pipeline.shards import file_sha256

@@ -1,14 +1,17 @@
-"""vLLM in this process, streaming: requests of several shards are in flight and each group comes out as it finishes."""
+"""vLLM, streaming: requests of several shards are in flight, and each group comes out as it finishes."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import queue
-import threading
+import signal
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -23,11 +26,12 @@ from pipeline.engines import (
     finish_reason,
     valid_text,
 )
-from pipeline.errors import ConfigError, EngineFailed, EnvironmentLacks
+from pipeline.engines.last_words import LastWords
+from pipeline.engines.models import TOKENIZER_FILES, check_model, hub_commit
+from pipeline.engines.pump import Pace, Pump, Refused, StartFailed, Ticket
+from pipeline.errors import ConfigError, EnvironmentLacks
 from pipeline.hashes import hub_model_hash, model_hash, template_hash, tokenizer_hash
 from pipeline.shards import file_sha256
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,9 @@ class Vllm:
         kv_cache_memory_mb: MiB for the KV cache; None lets vLLM measure. On CPU vLLM otherwise asks for most of the memory.
         enforce_eager: no graph capture and no compilation: starts faster, samples slower on large models.
         in_process: run the engine's core in this process: a tiny model starts in 6-11 s instead of 94-116 (shared/packaging.md).
-        max_num_seqs: sequences in one step at most; None takes vLLM's.
+            False: what kills it costs what it had not finished, and it is started again; what kills this process ends the run.
+        max_num_seqs: sequences in one step at most; None takes vLLM's. Halved, and said, whenever memory does not suffice.
+        stall_timeout_s: seconds without a step after which the engine counts as dead; a step takes milliseconds to seconds (own).
         trust_remote_code: run Python code that comes with the model.
     """
 
@@ -63,11 +69,15 @@ class Vllm:
     enforce_eager: bool = False
     in_process: bool = False
     max_num_seqs: int | None = None
+    stall_timeout_s: float = 600.0
     trust_remote_code: bool = False
 
     # Where it runs and how fast does not change what is sampled.
     UNIDENTIFYING: ClassVar[frozenset[str]] = frozenset(
-        {"model", "gpu_memory_utilization", "kv_cache_memory_mb", "in_process", "max_num_seqs", "enforce_eager"}
+        {
+            *("model", "gpu_memory_utilization", "kv_cache_memory_mb", "in_process", "max_num_seqs", "enforce_eager"),
+            "stall_timeout_s",
+        }
     )
 
     def check(self) -> None:
@@ -98,71 +108,28 @@ class Vllm:
         return RunningVllm(self)
 
 
-def check_model(model: str) -> None:
-    """Raises ConfigError when `model` names a folder that is missing or that lacks what an engine needs."""
-    folder = Path(model)
-    if not folder.is_dir():
-        if model.startswith(("/", ".", "~")) or model.count("/") > 1:
-            raise ConfigError(
-                f"model {model}: no such folder; hint: a path to a model folder, or a Hub name like org/name"
-            )
-        return
-    if not (folder / "config.json").is_file():
-        raise ConfigError(f"model {model}: has no config.json; hint: save it with save_pretrained")
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise ConfigError(
-            f"model {model}: has no tokenizer ({', '.join(TOKENIZER_FILES)}); "
-            "hint: save the tokenizer into the model's folder with tokenizer.save_pretrained"
-        )
-
-
 def _model_hash(spec: Vllm) -> str:
     folder = Path(spec.model)
     return model_hash(folder) if folder.is_dir() else hub_model_hash(spec.model, hub_commit(spec.model, spec.revision))
 
 
-def hub_commit(name: str, revision: str | None) -> str:
-    """The commit that `name` at `revision` stands for: from the Hub, or the local cache when it cannot be reached."""
-    from huggingface_hub import HfApi, try_to_load_from_cache
-
-    cached = try_to_load_from_cache(name, "config.json", revision=revision)
-    if isinstance(cached, str):
-        return Path(cached).parent.name
-    try:
-        return str(HfApi().model_info(name, revision=revision).sha)
-    except Exception as error:  # the client raises a wide family, offline and not-found among it
-        raise ConfigError(
-            f"model {name}: not in the local cache and the Hub does not give it ({type(error).__name__}); "
-            "hint: check the name, log in, or give the path of a model folder"
-        ) from error
-
-
 class RunningVllm:
-    """A loaded model. One thread steps the engine; callers queue requests and wait for their own groups."""
+    """A loaded model: callers send requests and wait for their own answers. An engine that dies is started again."""
 
     def __init__(self, spec: Vllm) -> None:
         self._spec = spec
-        self._engine = _start(spec)
-        self._tokenizer = self._engine.get_tokenizer()
+        self._pump = Pump(partial(Core, spec), _say, spec.model, spec.stall_timeout_s)
+        engine = self._pump.core.engine
+        self._tokenizer = engine.get_tokenizer()
         self._template = _template(spec, self._tokenizer)
-        self._max_len: int = self._engine.model_config.max_model_len
-        self.info = EngineInfo(
-            spec.model,
-            _model_hash(spec),
-            tokenizer_hash(self._tokenizer.get_vocab()),
-            template_hash(self._template),
-        )
+        self._max_len: int = engine.model_config.max_model_len
         self._numbers = itertools.count()
-        self._inbox: queue.SimpleQueue[list[_Ticket] | None] = queue.SimpleQueue()
-        self._progress = Progress()
-        self._closed = False
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._pump, name="vllm", daemon=True)
-        self._thread.start()
+        vocabulary = tokenizer_hash(self._tokenizer.get_vocab())
+        self.info = EngineInfo(spec.model, _model_hash(spec), vocabulary, template_hash(self._template))
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Generation]:
         """Each request's completions as soon as they are finished; a prompt that does not fit is a Generation with its error."""
-        outbox: queue.SimpleQueue[Generation | EngineFailed] = queue.SimpleQueue()
+        outbox: queue.SimpleQueue[Generation] = queue.SimpleQueue()
         tickets = []
         for request in requests:
             try:
@@ -170,29 +137,22 @@ class RunningVllm:
             except Exception as error:  # templates are programs: whatever one raises is about this prompt alone
                 outbox.put(Generation(request.id, error=f"{type(error).__name__}: {error}"))
             else:
-                tickets.append(_Ticket(str(next(self._numbers)), request, ids, outbox))
-        self._inbox.put(tickets)  # at once: an engine that steps meanwhile would slow the encoding down many times
+                tickets.append(Ticket(str(next(self._numbers)), request, ids, outbox))
+        self._pump.send(tickets)  # at once: an engine that steps meanwhile would slow the encoding down many times
         for _ in requests:
-            # A dead engine no longer answers: look up now and then.
-            item = _get(outbox, lambda: self._failure)
-            if isinstance(item, BaseException):
-                raise EngineFailed(f"{self._spec.model}: the engine died: {type(item).__name__}: {item}") from item
-            yield item
+            yield self._pump.answer(outbox)
 
     def progress(self) -> Progress:
         """Requests and tokens finished so far."""
-        return self._progress
+        return self._pump.progress
+
+    def pace(self) -> Pace:
+        """How much of its time the engine has worked."""
+        return self._pump.pace()
 
     def close(self) -> None:
         """Stops the engine and gives its memory back."""
-        self._closed = True
-        self._inbox.put(None)
-        self._thread.join(timeout=60)
-        self._engine.engine_core.shutdown()
-        del self._engine
-        from vllm.distributed import cleanup_dist_env_and_memory
-
-        cleanup_dist_env_and_memory()
+        self._pump.close()
 
     def _encode(self, request: Request) -> list[int]:
         messages = [{"role": m.role, "content": m.content} for m in request.messages]
@@ -208,53 +168,121 @@ class RunningVllm:
             raise ValueError(f"the prompt has {len(ids)} tokens and the model takes {self._max_len}")
         return list(ids)
 
-    def _pump(self) -> None:
-        waiting: dict[str, _Ticket] = {}
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+class Core:
+    """vLLM's engine, started. In a process of its own it is watched: vLLM itself waits for ever for one that was killed."""
+
+    def __init__(self, spec: Vllm, concurrency: int | None) -> None:
+        self._in_process = spec.in_process
+        self._log = None if spec.in_process else LastWords()
+        prepare_environment(spec)
+        if self._log:
+            os.environ["VLLM_LOGGING_CONFIG_PATH"] = str(self._log.config)
+        self.concurrency = concurrency or 0
+        self.engine: Any = None
+        if said := self._begin(spec):
+            said = f"{said}\n{self.last_words()}"
+            self.close()
+            raise StartFailed(said, self.concurrency)
+
+    def add(self, ticket: Ticket) -> None:
+        """Takes a request in. Raises: Refused when vLLM does not take it."""
         try:
-            while not self._closed:
-                self._admit(waiting)
-                for output in self._engine.step() if waiting else ():
-                    if output.finished:
-                        ticket = waiting.pop(output.request_id)
-                        ticket.outbox.put(self._generation(ticket, output))
-        except BaseException as error:  # every caller must hear of it, whatever it is
-            self._failure = error
+            self.engine.add_request(ticket.id, {"prompt_token_ids": ticket.ids}, params(ticket.request))
+        except ValueError as error:
+            raise Refused(f"refused by vLLM: {error}") from error
 
-    def _admit(self, waiting: dict[str, _Ticket]) -> None:
-        """Hands queued requests to the engine; waits for one only when there is nothing to step."""
-        while not (self._closed or (waiting and self._inbox.empty())):
-            for ticket in self._inbox.get() or ():
-                try:
-                    self._engine.add_request(ticket.id, {"prompt_token_ids": ticket.ids}, params(ticket.request))
-                except ValueError as error:  # vLLM refuses this request; the others are fine
-                    ticket.outbox.put(Generation(ticket.request.id, error=f"refused by vLLM: {error}"))
-                else:
-                    waiting[ticket.id] = ticket
+    def step(self) -> list[Any]:
+        """Takes every request one token further; the outputs of those that finished by it."""
+        return [output for output in self.engine.step() if output.finished]
 
-    def _generation(self, ticket: _Ticket, output: Any) -> Generation:
+    def answer(self, ticket: Ticket, output: Any) -> Generation:
+        """vLLM's output as ours."""
         outputs = sorted(output.outputs, key=lambda o: o.index)
-        done = self._progress
-        self._progress = Progress(done.requests + 1, done.tokens + sum(len(o.token_ids) for o in outputs))
         sampled = tuple(_sampled(o, ticket.request.seed) for o in outputs)
         usage = Usage(len(ticket.ids), sum(o.n_tokens for o in sampled))
         return Generation(ticket.request.id, sampled, ticket.ids, usage=usage)
 
+    def look(self) -> bool:
+        """Whether a process of the engine has ended; a `step` that waits for it then fails."""
+        if ended := self._ended():
+            self.engine.engine_core.outputs_queue.put(EngineEnded(ended))
+        return bool(ended)
 
-@dataclass(frozen=True, slots=True)
-class _Ticket:
-    id: str
-    request: Request
-    ids: list[int]
-    outbox: queue.SimpleQueue[Any]
+    def kill(self) -> bool:
+        """Ends the engine's process; False where it is this one."""
+        for process in self._processes():
+            process.kill()
+        return not self._in_process
 
+    def last_words(self) -> str:
+        """How the engine's own process ended, and what it said of its errors."""
+        ended = self._ended()
+        return (f"EngineEnded: {ended}\n" if ended else "") + (self._log.read() if self._log else "")
 
-def _get(outbox: queue.SimpleQueue[Any], failure: Any) -> Any:
-    while True:
+    def close(self) -> None:
+        """Stops the engine and gives its memory back. A dead one may refuse, and is gone all the same."""
+        with suppress(Exception):
+            self.engine.engine_core.shutdown()
+        self.kill()
+        self.engine = None
+        _give_memory_back()
+        if self._log:
+            self._log.forget()
+
+    def _begin(self, spec: Vllm) -> str:
+        """Starts it; what it said where it did not."""
+        from vllm.usage.usage_lib import UsageContext
+        from vllm.v1.engine.llm_engine import LLMEngine
+        from vllm.v1.executor import Executor
+
         try:
-            return outbox.get(timeout=1.0)
-        except queue.Empty:
-            if failure() is not None and outbox.empty():
-                return failure()
+            # The context sets the defaults: as `LLM` has them twice as many sequences share a step as in a bare engine.
+            config = engine_args(spec, self.concurrency).create_engine_config(UsageContext.LLM_CLASS)
+            self.concurrency = config.scheduler_config.max_num_seqs
+            executor, apart = Executor.get_class(config), not spec.in_process
+            with _deaf_to_interrupts():
+                self.engine = LLMEngine(config, executor, log_stats=False, multiprocess_mode=apart)
+        except Exception as error:  # vLLM raises a wide family
+            return f"{type(error).__name__}: {error}"
+        return ""
+
+    def _ended(self) -> str:
+        """Which processes of the engine have ended, and how; empty while all live."""
+        codes = [(process.name, process.exitcode) for process in self._processes()]
+        return ", ".join(
+            f"{name} was ended by signal {-code}" if code < 0 else f"{name} ended with exit code {code}"
+            for name, code in codes
+            if code is not None
+        )
+
+    def _processes(self) -> list[Any]:
+        manager = None if self._in_process or not self.engine else self.engine.engine_core.resources.engine_manager
+        return list(manager.processes) if manager else []
+
+
+class EngineEnded(Exception):
+    """The engine's process is gone."""
+
+
+def _give_memory_back() -> None:
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    cleanup_dist_env_and_memory()
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """A process started meanwhile hears no Ctrl-C: that is for the run, which lets what is in flight end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def prepare_environment(spec: Vllm) -> None:
@@ -269,14 +297,14 @@ def prepare_environment(spec: Vllm) -> None:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 
-def engine_args(spec: Vllm) -> Any:
-    """vLLM's own settings. Call `prepare_environment` first."""
+def engine_args(spec: Vllm, concurrency: int = 0) -> Any:
+    """vLLM's own settings, with fewer sequences at a time where `concurrency` says so. Call `prepare_environment` first."""
     from vllm.engine.arg_utils import EngineArgs
     from vllm.platforms import current_platform
 
     optional = {
         "max_model_len": spec.max_model_len,
-        "max_num_seqs": spec.max_num_seqs,
+        "max_num_seqs": concurrency or spec.max_num_seqs,
         "revision": spec.revision,
         # A prompt cut into chunks rewinds its request's seeded generator, which torch's CPU generator cannot (vLLM 0.32).
         "enable_chunked_prefill": False if current_platform.is_cpu() else None,
@@ -297,21 +325,6 @@ def engine_args(spec: Vllm) -> Any:
         structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
         **{name: value for name, value in optional.items() if value is not None},
     )
-
-
-def _start(spec: Vllm) -> Any:
-    prepare_environment(spec)
-    from vllm.usage.usage_lib import UsageContext
-    from vllm.v1.engine.llm_engine import LLMEngine
-
-    try:
-        # The context sets the defaults: as `LLM` has them twice as many sequences share a step as in a bare engine.
-        return LLMEngine.from_engine_args(engine_args(spec), usage_context=UsageContext.LLM_CLASS)
-    except Exception as error:
-        raise EngineFailed(
-            f"{spec.model}: vLLM does not start: {type(error).__name__}: {error}; "
-            "hint: `python -m pipeline doctor` says what this machine can run, VLLM_LOGGING_LEVEL=INFO shows vLLM's own log"
-        ) from error
 
 
 def _template(spec: Vllm, tokenizer: Any) -> str | None:

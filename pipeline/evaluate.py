@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import warnings
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from scipy import stats
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from labelers.types import Message
+from pipeline.combine import Role
 from pipeline.config import Config, Source
 from pipeline.damage import Checked
+from pipeline.engines.rewards import ImplicitReward
 from pipeline.engines.vllm import Vllm
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.executors.local import LocalExecutor
-from pipeline.label import Label
+from pipeline.measures import Answer, Answers, interval
+from pipeline.pair import Pairing
 from pipeline.plan import Plan, Step, make_plan
 from pipeline.prompts import Imported, family_of, import_prompts, prompts_of
-from pipeline.run import describe_failures, locked, perform_all
-from pipeline.schema import LABELS, PROMPTS
+from pipeline.run import describe_failures, executor_of, locked, perform_all
+from pipeline.schema import COMPLETIONS, LABELS, PROMPTS
 from pipeline.shards import read_shard
 
+TEXTS = ["completion_id", "prompt_id", "text", "n_tokens", "finish_reason"]
 ALL = "mean"
 """The row that averages the families, each counting the same."""
 
@@ -47,10 +53,17 @@ class Rate:
 
 @dataclass(frozen=True)
 class Measured:
-    """Pass rates by prompt: (model, temperature) -> family -> prompt id -> share of its completions that pass."""
+    """What was measured of each (model, temperature).
+
+    Args:
+        by_prompt: (model, temperature) -> family -> prompt id -> the share of its completions that pass.
+        n: completions of a prompt above temperature 0.
+        answers: (model, temperature) -> the completions themselves, with their combined scores.
+    """
 
     by_prompt: Mapping[tuple[str, float], Mapping[str, Mapping[str, float]]]
     n: int
+    answers: Mapping[tuple[str, float], Answers] = field(default_factory=dict)
 
     def rates(self, seed: int = 0) -> list[Rate]:
         """Each family's rate, and the mean over families, for each model and temperature."""
@@ -90,13 +103,13 @@ def evaluate(
         n: completions per prompt; 1 at temperature 0.
 
     Raises:
-        ConfigError: `config` has no vLLM source, or no labeler that knows passing.
+        ConfigError: `config` has no vLLM source, or no labeler that scores single completions.
         PipelineError: shards could not be made.
     """
     asked = replace(
         config,
         name=f"{config.name}-evaluation",
-        prompts=replace(config.prompts, path=prompts, limit=None),
+        prompts=replace(config.prompts, path=prompts, limit=None, part=""),
         sources=tuple(_source(config, name, model, t, n) for name, model in models.items() for t in temperatures),
     )
     folder = root / asked.name
@@ -104,27 +117,47 @@ def evaluate(
         imported = import_prompts(asked.prompts, folder / "prompts")
         plan = make_plan(asked, folder)
         judged = Plan(tuple(step for step in plan.steps if step.kind in ("completions", "labels")))
-        outcome = perform_all(judged, imported, LocalExecutor, Checked.recall(folder))
+        outcome = perform_all(judged, imported, executor_of(asked), Checked.recall(folder))
     if outcome.failed:
         raise PipelineError(describe_failures(outcome.failed))
     return _measure(asked, plan, imported, n)
 
 
-def interval(groups: Sequence[np.ndarray], seed: int) -> tuple[float, float, float]:
-    """The mean of the groups' means and its 95 % bootstrap interval (percentile, 2,000 resamples within each group)."""
+def log_ratios(
+    measured: Measured, model: str, folder: str, reference: str, prompts: Mapping[str, Sequence[Message]]
+) -> tuple[dict[str, list[float]], dict[str, list[int]]]:
+    """log pi - log pi_ref of a model's own finished answers at temperature 1, and their tokens, by prompt.
 
-    def mean_of_means(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
-        return np.mean([np.mean(sample, axis=axis) for sample in samples], axis=0)
+    The pipeline has no log-probability of its own under another model: the trainer's process reckons both.
 
-    mean = float(mean_of_means(*groups))
-    if all(np.ptp(group) == 0 for group in groups):
-        return mean, mean, mean
-    with warnings.catch_warnings():  # a group of equal values among others is no reason to warn
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        ends = stats.bootstrap(
-            tuple(groups), mean_of_means, n_resamples=2000, method="percentile", rng=np.random.default_rng(seed)
-        ).confidence_interval
-    return mean, float(ends.low), float(ends.high)
+    Args:
+        folder: where the model lies; `reference`: where the one lies that it is measured from.
+        prompts: prompt id -> its messages.
+    """
+    rows = [
+        (prompt, answer)
+        for prompt, group in measured.answers.get((model, 1.0), {}).items()
+        for answer in group
+        if answer.finished and answer.text
+    ]
+    engine = ImplicitReward(policy=folder, reference=reference, beta=1.0).open()
+    try:
+        values = engine.rewards([(*prompts[prompt], Message("assistant", answer.text)) for prompt, answer in rows])
+    finally:
+        engine.close()
+    ratios: defaultdict[str, list[float]] = defaultdict(list)
+    tokens: defaultdict[str, list[int]] = defaultdict(list)
+    for (prompt, answer), value in zip(rows, values, strict=True):
+        if value is not None:
+            ratios[prompt].append(value)
+            tokens[prompt].append(answer.n_tokens)
+    return dict(ratios), dict(tokens)
+
+
+def messages_of(config: Config, root: Path) -> dict[str, Sequence[Message]]:
+    """The held-out prompts of an evaluation that was made: id -> messages."""
+    shards = sorted((root / f"{config.name}-evaluation" / "prompts").glob("[0-9]*.parquet"))
+    return {p.id: p.messages for shard in shards for p in prompts_of(read_shard(shard, PROMPTS)).values()}
 
 
 def _source(config: Config, name: str, model: str, temperature: float, n: int) -> Source:
@@ -141,32 +174,51 @@ def _source(config: Config, name: str, model: str, temperature: float, n: int) -
 
 
 def _measure(config: Config, plan: Plan, imported: Imported, n: int) -> Measured:
-    """Reads the labels back."""
-    knowing = [s for s in plan.of_kind("labels") if isinstance(s.stage, Label) and s.stage.pass_at is not None]
-    if not knowing:
-        raise ConfigError(f"run {config.name}: no labeler knows passing; hint: set pass_at")
+    """Reads the answers and their labels back."""
+    stage = plan.pairs.stage
+    assert isinstance(stage, Pairing)
+    if not stage.roles:
+        raise ConfigError(f"run {config.name}: no labeler scores single completions; hint: add one to the config")
     families = {
         prompt.id: family_of(prompt.metadata)
         for shard in imported.shards
         for prompt in prompts_of(read_shard(shard, PROMPTS)).values()
     }
     by_prompt: dict[tuple[str, float], dict[str, dict[str, float]]] = {}
+    answers: dict[tuple[str, float], dict[str, list[Answer]]] = {}
     for sample in plan.of_kind("completions"):
         name, _, temperature = sample.name.rpartition("-t")
-        found = by_prompt.setdefault((name, float(temperature)), defaultdict(dict))
-        steps = [step for step in knowing if step.inputs == (sample.folder,)]
-        for prompt_id, rate in _pass_rates(steps, imported.shards).items():
-            found[families[prompt_id]][prompt_id] = rate
-    return Measured(by_prompt, n)
+        own = [step for step in plan.of_kind("labels") if step.inputs[0] == sample.folder]
+        found = _answers(sample, own, imported.shards, stage.roles)
+        answers[name, float(temperature)] = {prompt: group for prompt, group in found.items() if prompt in families}
+        rates = by_prompt.setdefault((name, float(temperature)), defaultdict(dict))
+        for prompt, group in answers[name, float(temperature)].items():
+            if any(answer.passed is not None for answer in group):
+                rates[families[prompt]][prompt] = sum(answer.passed is True for answer in group) / len(group)
+    return Measured(by_prompt, n, answers)
 
 
-def _pass_rates(steps: Sequence[Step], shards: Sequence[Path]) -> dict[str, float]:
-    """The share of each prompt's completions that pass all of the steps' labelers; an abstention is no pass."""
-    passed: defaultdict[str, dict[str, bool]] = defaultdict(dict)
-    for step, shard in ((step, shard) for step in steps for shard in shards):
-        limit = step.stage.pass_at  # type: ignore[attr-defined]  # chosen by _measure
-        for row in read_shard(step.folder / shard.name, LABELS).to_pylist():
-            passes = row["value"] is not None and row["value"] >= limit
-            completions = passed[row["prompt_id"]]
-            completions[row["completion_id"]] = passes and completions.get(row["completion_id"], True)
-    return {prompt: sum(completions.values()) / len(completions) for prompt, completions in passed.items()}
+def _answers(
+    sample: Step, labelled: Sequence[Step], shards: Sequence[Path], roles: Sequence[Role]
+) -> dict[str, list[Answer]]:
+    """Each prompt's completions; one that any labeler abstained from has no score and did not pass."""
+    found: defaultdict[str, list[Answer]] = defaultdict(list)
+    for shard in shards:
+        labels = pa.concat_tables([read_shard(step.folder / shard.name, LABELS) for step in labelled])
+        said: defaultdict[str, dict[str, float]] = defaultdict(dict)
+        for row in labels.select(["completion_id", "labeler", "value"]).to_pylist():
+            said[row["completion_id"]][row["labeler"]] = math.nan if row["value"] is None else row["value"]
+        completions = read_shard(sample.folder / shard.name, COMPLETIONS)
+        for row in completions.filter(pc.is_null(completions["error"])).select(TEXTS).to_pylist():
+            found[row["prompt_id"]].append(_answer(row, said.get(row["completion_id"], {}), roles))
+    return dict(found)
+
+
+def _answer(row: Mapping[str, Any], said: Mapping[str, float], roles: Sequence[Role]) -> Answer:
+    knowing = [said[role.name] >= role.pass_at for role in roles if role.name in said and role.pass_at is not None]
+    score = sum(role.weight * said[role.name] for role in roles if role.name in said)
+    known = bool(said) and not math.isnan(score)
+    return Answer(
+        row["text"], row["n_tokens"], all(knowing) if knowing else None, score if known else None,
+        finished=row["finish_reason"] == "stop",
+    )  # fmt: skip

@@ -54,6 +54,8 @@ class Prompts:
         family: a family for every prompt of a file that has no such column.
         limit: prompts to take at most.
         shard_size: prompts in a shard; a shard is the unit of work and of what a crash can cost.
+        part: `k/n`: only the k-th of n parts, by the prompts' hashes, so that runs (or rounds) can have prompts of their own;
+            empty: all.
         decontaminate: files of evaluation sets; a prompt that shares 13 words in a row with them is dropped and counted.
         on_bad_row: `fail` stops at the first bad row, `skip` names and counts it.
     """
@@ -66,6 +68,7 @@ class Prompts:
     limit: int | None = None
     shard_size: int = 64
     on_bad_row: Literal["fail", "skip"] = "fail"
+    part: str = ""
     decontaminate: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -73,6 +76,20 @@ class Prompts:
             raise ConfigError(f"prompts.shard_size is {self.shard_size}; hint: 1 or more")
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"prompts.limit is {self.limit}; hint: 1 or more, or leave it out")
+        if self.part and not 1 <= self._part[0] <= self._part[1]:
+            raise ConfigError(f"prompts.part is {self.part!r}; hint: k/n with k from 1 to n, like 1/3")
+
+    @property
+    def _part(self) -> tuple[int, int]:
+        k, _, n = self.part.partition("/")
+        return (int(k), int(n)) if k.isdecimal() and n.isdecimal() else (0, 0)
+
+    def takes(self, prompt_id: str) -> bool:
+        """Whether a prompt belongs to the part that is asked for."""
+        if not self.part:
+            return True
+        k, n = self._part
+        return int(prompt_id[:15], 16) % n == k - 1
 
 
 @dataclass(frozen=True)
@@ -186,6 +203,8 @@ def _distinct(settings: Prompts, found: _Found, known: Known) -> Iterator[Prompt
                     f"{row.where}: {error}; hint: mend it, or skip such rows with prompts.on_bad_row"
                 ) from None
             found.bad.append(f"{row.where}: {error}")
+            continue
+        if not settings.takes(prompt.id):
             continue
         if known.meet(prompt.id):
             found.duplicates += 1

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.audit import AUDIT
 from pipeline.audit_limits import Finding, worst
+from pipeline.audit_memory import AUDIT
 from pipeline.config import Config, stored_config
 from pipeline.evidence import Evidence, Places, read_evidence, recall_places
 from pipeline.facts import Facts, facts_of, numbers, together

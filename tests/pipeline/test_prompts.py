@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import BadPrompts
+from pipeline.errors import BadPrompts, ConfigError
 from pipeline.prompts import Fields, Prompts, import_prompts, prompts_of
 from pipeline.schema import PROMPTS
 from pipeline.shards import read_shard
@@ -182,3 +182,16 @@ def test_other_columns_are_kept_as_metadata(tmp_path):
     prompt = imported(jsonl(tmp_path / "p.jsonl", row), tmp_path, fields=Fields(target="answer"))[1][0]
     assert prompt.metadata == {"task_id": "T/1", "level": 3}
     assert prompt.target == 7
+
+
+def test_the_parts_of_a_file_are_apart_and_make_the_whole(tmp_path):
+    path = jsonl(tmp_path / "p.jsonl", *({"prompt": f"prompt {i}"} for i in range(60)))
+    parts = [{p.id for p in imported(path, tmp_path / str(k), part=f"{k}/3")[1]} for k in (1, 2, 3)]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 60
+    assert min(map(len, parts)) > 8
+
+
+@pytest.mark.parametrize("part", ["0/3", "4/3", "3", "1/x", "-1/3", "a"])
+def test_a_part_that_is_none_is_refused(part):
+    with pytest.raises(ConfigError, match="hint: k/n"):
+        Prompts("p.jsonl", part=part)

@@ -43,7 +43,10 @@ NOT_IN_FINGERPRINT = frozenset(
         "tensorboard",
         "wandb",
         "shard",
+        "recompute",
         "drift_sample",
+        "labels",
+        "reference_model",
     }
 )
 
@@ -79,7 +82,8 @@ class ModelOptions:
         0,
     )
     head_mib: int = option(
-        "memory for float32 logits; above it they are computed in pieces, again in the backward pass (own)", 256
+        "memory for the vocabulary's probabilities; above it they are computed in pieces, again in the backward pass (own)",
+        256,
     )
 
 
@@ -109,6 +113,10 @@ class TrainOptions(ModelOptions):
     wandb: str = option("also log to this Weights & Biases project (needs the package wandb)", "")
     shard: Literal["auto", "always", "never"] = option(
         "under torchrun, cut weights and optimizer over the GPUs (FSDP2); auto = when they do not fit one", "auto"
+    )
+    recompute: Literal["auto", "always", "never"] = option(
+        "compute activations again in the backward pass; auto = where a measured estimate says that they do not fit",
+        "auto",
     )
     moments: Literal["float32", "bfloat16"] = option(
         "the type of AdamW's two moments; bfloat16 saves 4 bytes a parameter (the second is rounded at random)",
@@ -207,6 +215,7 @@ class DpoOptions(TrainOptions):
         "where they are this model's, the others computed; base = with LoRA, the model without its adapter, asked in every step",
         "computed",
     )
+    reference_model: str = option("the reference, where it is not --model as it is before the first step", "")
     cache: str = option(
         "folder of cached reference log-probs; empty = reference_logps/ beside the dataset, or in --out", ""
     )
@@ -238,6 +247,10 @@ class DpoOptions(TrainOptions):
                 raise ValueError(f"{own.name} has no meaning for {self.loss}; hint: --loss {' or '.join(losses)}")
         if self.reference_free and self.reference != "computed":
             raise ValueError(f"{self.loss} has no reference; hint: leave --reference out")
+        if self.reference_model and (self.reference_free or self.reference == "base"):
+            raise ValueError(
+                f"reference_model has no meaning for --loss {self.loss} --reference {self.reference}; hint: drop it"
+            )
         if self.reference == "base" and not self.adapted:
             raise ValueError("reference base is the model without its adapter; hint: give --lora-rank or --adapter")
         if self.batch_pairs < 1 or self.drift_sample < 1:
@@ -299,7 +312,7 @@ class RlOptions(TrainOptions):
         "taken from the reward of a completion that did not end (TRL's missing_eos_penalty: 1)", 1.0
     )
     batch_prompts: int = option("prompts, each with all its completions, of one optimizer step (own)", 32)
-    reference: str = option("the model to stay near to; empty = --model as it is before the first step", "")
+    reference_model: str = option("the reference, where it is not --model as it is before the first step", "")
     drift_limit: float = option(
         "largest mean gap, nats a token, between policy and sampler at step 0 (as in dpo: trainer-speed.md)", 0.02
     )

@@ -11,6 +11,7 @@ from trainer.adapters import add_adapter
 from trainer.attention_choice import prepare
 from trainer.config import TrainOptions
 from trainer.errors import UsageError
+from trainer.memory import spare
 from trainer.model import Loaded
 from trainer.optim import MasterAdamW
 from trainer.ranks import Ranks
@@ -55,6 +56,7 @@ def open_optimizer(loaded: Loaded, options: TrainOptions, ranks: Ranks) -> Maste
         loaded.model.to(loaded.device)
     optimizer = MasterAdamW(loaded.model, loaded.dtype, options)
     prepare(loaded.model, loaded.device, options.attention)
+    spare(loaded.model, loaded.device, options)
     return optimizer
 
 

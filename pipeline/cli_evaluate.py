@@ -85,6 +85,49 @@ def rounds(
     print(json.dumps([asdict(each) for each in done]) if as_json else "\n".join(map(told, done)))
 
 
+@commands.command()
+def ablate(
+    config: ConfigFile = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RULE|NAME:KEY=VALUE,...", help="A way to build pairs; once for each. None is the main rules."),
+    ] = None,
+    heldout: Heldout = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Policies of each variant.")] = 3,
+    trainer: Annotated[str, typer.Option(help="Options for `python -m trainer dpo`.")] = "",
+    pairs: Annotated[int, typer.Option(min=0, help="Pairs to train on; 0 is as many as the poorest variant makes.")] = 0,
+    n: Annotated[int, typer.Option(min=1, help="Held-out completions of each prompt.")] = 8,
+    settings: Set = None, root: Root = RUNS, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Say which pairs are worth it: pairs by several rules from the same candidates, a policy each, one evaluation."""
+    import shlex
+    from dataclasses import asdict
+
+    from pipeline.ablation import DEFAULT, Ablation, Variant, table
+    from pipeline.config import QUICK_START
+
+    if not heldout:
+        raise ConfigError("--heldout: is missing; hint: a prompt file that nothing is trained on")
+    variants = [Variant.parse(text) for text in variant or DEFAULT]
+    asked = Ablation(
+        config or QUICK_START,
+        settings or (),
+        root,
+        variants,
+        heldout,
+        range(seeds),
+        shlex.split(trainer),
+        pairs,
+        n,
+        say,
+    )
+    try:
+        results = asked.run()
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; the same command goes on from there") from None
+    print(json.dumps([{**asdict(r), "wins": r.wins} for r in results]) if as_json else table(results))
+
+
 def _models(given: list[str]) -> dict[str, str]:
     """NAME=MODEL -> the model by its name."""
     found = {}

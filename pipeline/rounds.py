@@ -7,13 +7,12 @@ Every step is a command of its own, in a process of its own: sampling and traini
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.commands import printed
 from pipeline.config import Config, load
 from pipeline.engines.vllm import Vllm
 from pipeline.errors import ConfigError, PipelineError
@@ -126,7 +125,7 @@ class Rounds:
         policy = self.folder / f"policy-{number}"
         reference = sampler if self.plan.reference == "last" else self.first
         trained_from = [] if reference == sampler else [f"--reference-model={reference}"]
-        self._command(
+        printed(
             "trainer",
             "dpo",
             "--data",
@@ -150,9 +149,7 @@ class Rounds:
         settings += [f"sources.{n}.engine.model={sampler}" for n in self.sources]
         settings += [f"parent={parent}"] if parent else []
         settings += [f"prompts.part={number}/{self.plan.rounds}"] if self.plan.fresh else []
-        made = self._command(
-            "pipeline", "run", str(self.config_file), *_sets(settings), "--root", str(self.root), "--json"
-        )
+        made = printed("pipeline", "run", str(self.config_file), *_sets(settings), "--root", str(self.root), "--json")
         said: dict[str, Any] = json.loads(made)
         if not said["dataset"]:
             raise PipelineError(f"round {number}: made no pair; hint: python -m pipeline report {self.root / name}")
@@ -180,24 +177,13 @@ class Rounds:
         command += ["--heldout", self.plan.heldout, "--temperature", "1", "--n", str(self.plan.n)]
         command += [part for name, model in given.items() for part in ("--model", f"{name}={model}")]
         said = {
-            against: json.loads(self._command(*command, "--reference", shown[against]))["standings"]
+            against: json.loads(printed(*command, "--reference", shown[against]))["standings"]
             for against in ("first", "sampler")
             if against == "first" or shown["sampler"] != shown["first"]
         }
         numbers = {"models": models, "names": shown, **said}
         write_json(kept, numbers)
         return numbers
-
-    def _command(self, *arguments: str) -> str:
-        """What a command prints. Raises PipelineError where it fails: it has said why."""
-        done = subprocess.run([sys.executable, "-m", *arguments], stdout=subprocess.PIPE, text=True, check=False)
-        if done.returncode == 130:
-            raise KeyboardInterrupt
-        if done.returncode:
-            raise PipelineError(
-                f"`python -m {' '.join(arguments[:2])}` ended with {done.returncode}; the same command goes on from there"
-            )
-        return done.stdout
 
 
 def why_stop(found: Round, plan: Plan) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from pipeline.shards import (
     storing,
     write_json,
 )
-from pipeline.stores import is_store
+from pipeline.stores import stamp
 from pipeline.work import Work, finished
 
 QUARANTINE = "quarantine"
@@ -62,14 +61,6 @@ def rows_lost(folder: Path) -> dict[int, int]:
         with contextlib.suppress(Damaged):
             found[int(receipt.stem)] = receipt_of(receipt.with_suffix(".parquet")).rows
     return found
-
-
-def stamp(path: Path) -> str:
-    """What the store says of a file and says otherwise once it is written to: size and times, of which one nobody can set."""
-    if is_store(path):
-        return json.dumps(path.stat().tag)
-    seen = path.stat()
-    return f"{seen.st_size}-{seen.st_mtime_ns}-{seen.st_ctime_ns}"
 
 
 @dataclass

@@ -20,7 +20,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pipeline.doctor_isolation import IsolationProbes, isolation
+from pipeline.errors import EnvironmentLacks
 from pipeline.findings import Finding
+from pipeline.lease import lease
+from pipeline.stores import is_store
 
 PROJECT = "preference-pipeline"
 EXIT_OK, EXIT_ENVIRONMENT = 0, 3
@@ -131,12 +134,26 @@ def diagnose(root: Path = Path("runs"), probes: Probes | None = None) -> list[Fi
             _ray(probes),
             torchvision.result(),
             _amount("memory", probes.memory_gb(), MEMORY_FAIL_GB, MEMORY_WARN_GB, "close other programs"),
-            _amount(
-                f"disk at {root}", probes.disk_gb(root), DISK_FAIL_GB, DISK_WARN_GB, "free some, or give --root DIR"
-            ),
+            _room(root, probes),
             _amount("/dev/shm", probes.disk_gb(Path("/dev/shm")), 0.0, SHM_WARN_GB, "docker run --shm-size=2g"),
             *walls.result(),
         ]
+
+
+def _room(root: Path, probes: Probes) -> Finding:
+    """Room on the disk; or whether a store answers, lets us write, and can lock."""
+    if not is_store(root):
+        free = probes.disk_gb(root)
+        return _amount(f"disk at {root}", free, DISK_FAIL_GB, DISK_WARN_GB, "free some, or give --root DIR")
+    trial = root / ".doctor"
+    try:
+        with lease(trial):
+            pass
+        trial.unlink()
+    except EnvironmentLacks as error:
+        what, _, remedy = str(error).partition("; hint: ")
+        return Finding(f"store {root}", "fail", what, remedy)
+    return Finding(f"store {root}", "ok", "answers, and writes on a condition, which a lock needs")
 
 
 def exit_code(findings: Sequence[Finding]) -> int:

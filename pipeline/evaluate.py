@@ -112,7 +112,7 @@ def evaluate(
         prompts=replace(config.prompts, path=prompts, limit=None, part=""),
         sources=tuple(_source(config, name, model, t, n) for name, model in models.items() for t in temperatures),
     )
-    folder = root / asked.name
+    folder = (root / asked.name).absolute()  # other machines of a cluster work in folders of their own
     with locked(folder):
         imported = import_prompts(asked.prompts, folder / "prompts")
         plan = make_plan(asked, folder)

@@ -14,6 +14,7 @@ from pipeline.audit import table as audit_table
 from pipeline.folders import followed
 from pipeline.plan import Plan
 from pipeline.shards import Counts, Receipt
+from pipeline.stores import is_store
 
 if TYPE_CHECKING:  # run.py imports this module
     from pipeline.config import Config
@@ -190,7 +191,10 @@ def closing(finished: Finished, config: Config) -> str:
     if version := finished.version:
         state = "new" if version.is_new else "unchanged"
         parts.append(f"dataset  {dataset}  (version {version.number}, {state}, {version.rows} pairs)")
+        train = f"python -m trainer dpo --data {{}} --model {model} --out {{}}"
+        fetch = f"python -m pipeline publish {finished.folder} --to {config.name}\n         "
+        local = train.format(dataset, finished.folder / "policy")
         parts.append(
-            f"next     python -m trainer dpo --data {dataset} --model {model} --out {finished.folder / 'policy'}"
+            f"next     {fetch + train.format(f'{config.name}/dataset', 'policy') if is_store(dataset) else local}"
         )
     return "\n\n".join(parts)

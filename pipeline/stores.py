@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 import os
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -217,6 +218,15 @@ def is_store(path: Path) -> TypeGuard[StorePath]:
 def readable(path: Path) -> Any:
     """What pyarrow opens: a local path, or a store's object as a file."""
     return path.open("rb") if is_store(path) else path
+
+
+def stamp(path: Path) -> str:
+    """What the disk or store says of a file and says otherwise once it is written to: on a disk its size and times, of which one
+    nobody can set."""
+    if is_store(path):
+        return json.dumps(path.stat().tag)
+    seen = path.stat()
+    return f"{seen.st_size}-{seen.st_mtime_ns}-{seen.st_ctime_ns}"
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import itertools
 import marshal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from labelers.types import Message, content_id
@@ -16,6 +15,7 @@ from pipeline.errors import BadPrompts, ConfigError
 from pipeline.rows import Row, chat, read_rows
 from pipeline.shards import file_sha256
 from pipeline.spool import Spool
+from pipeline.stores import place_of, stamp
 
 ROWS_AT_ONCE = 1000
 
@@ -47,13 +47,13 @@ class Replay:
     def check(self) -> None:
         """Raises ConfigError when a file is missing."""
         for path in self.paths:
-            if not Path(path).is_file():
+            if not place_of(path).is_file():
                 raise ConfigError(f"replay file {path}: no such file")
 
     def identity(self) -> Mapping[str, Any]:
         """The files' content."""
         columns = (self.prompt, self.completion, self.finish_reason)
-        hashes = [_sha256(path, Path(path).stat().st_mtime_ns) for path in self.paths]
+        hashes = [_sha256(path, stamp(place_of(path))) for path in self.paths]
         held = hashes[0] if isinstance(self.path, str) else hashes
         return {"use": self.use, "file": held, "columns": columns, "model": self.model}
 
@@ -94,9 +94,9 @@ class RunningReplay:
 
 
 @functools.lru_cache(maxsize=256)
-def _sha256(path: str, changed_ns: int) -> str:
+def _sha256(path: str, stamp: str) -> str:
     """Of a file as it was changed last: a plan asks several times, and these files are large."""
-    return file_sha256(Path(path))
+    return file_sha256(place_of(path))
 
 
 def _key(messages: Sequence[Message]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import pickle
@@ -16,9 +17,11 @@ import pyarrow as pa
 import pytest
 
 from pipeline.cli import app
+from pipeline.doctor import diagnose
 from pipeline.errors import ConfigError, EnvironmentLacks
 from pipeline.folders import followed, pointed
 from pipeline.garbage import collect, remove_old
+from pipeline.journal import Journal
 from pipeline.publish import publish_current
 from pipeline.refresh import refresh
 from pipeline.run import run
@@ -54,6 +57,11 @@ def stage_files(run_folder: Path) -> dict[str, bytes]:
         for path in sorted(run_folder.rglob("*.parquet"))
         if "versions" not in path.parts
     }
+
+
+def pairs_in(run_folder: Path) -> list[bytes]:
+    """The pair shards."""
+    return [content for name, content in stage_files(run_folder).items() if name.startswith("pairs-")]
 
 
 # Paths
@@ -222,8 +230,11 @@ def test_a_second_run_in_a_store_makes_nothing_and_no_version(place, replayed):
 def test_prompts_and_completions_may_lie_in_a_store(place, tmp_path, replayed):
     config = replayed(n_prompts=2)
     (place / "prompts.jsonl").write((tmp_path / "prompts.jsonl").read_bytes())
-    there = run(replayed(f"prompts.path={place / 'prompts.jsonl'}", n_prompts=2), tmp_path / "there")
-    assert stage_files(there.folder) == stage_files(run(config, tmp_path / "here").folder)
+    (place / "completions.jsonl.gz").write(gzip.compress((tmp_path / "completions.jsonl").read_bytes()))
+    stored = [f"prompts.path={place / 'prompts.jsonl'}", f"sources.0.engine.path={place / 'completions.jsonl.gz'}"]
+    there = run(replayed(*stored, n_prompts=2), tmp_path / "there")
+    here = run(config, tmp_path / "here")
+    assert pairs_in(there.folder) == pairs_in(here.folder)
 
 
 def test_versions_in_a_store_are_made_compared_rolled_back_and_removed(place, tmp_path):
@@ -331,6 +342,24 @@ def test_who_may_not_enter_is_told_where_identities_come_from(s3, place):
     finally:
         s3.refuse(False)
     assert not [secret for secret in IDENTITY.values() if secret in str(raised.value)]
+
+
+@pytest.mark.parametrize(("url", "status"), [("s3://runs/doctor", "ok"), ("s3://no-such-bucket/doctor", "fail")])
+def test_the_doctor_says_whether_a_store_can_hold_runs(s3, url, status):
+    found = {finding.name: finding for finding in diagnose(place_of(url))}
+    assert found[f"store {url}"].status == status
+    assert status == "fail" or not (place_of(url) / ".doctor").exists()
+
+
+def test_what_judges_spend_is_counted_in_a_store_over_processes(place):
+    path = place / "run" / "usage.jsonl"
+    first, second = Journal(path), Journal(path)
+    first.add(b"1")
+    second.add(b"2")
+    first.add(b"3")
+    assert sorted(second.news().split()) == [b"1", b"2", b"3"]
+    first.add(b"4")
+    assert (second.news(), second.news()) == (b"4\n", b"")
 
 
 def test_a_machine_without_the_package_says_which(monkeypatch, place):

@@ -54,6 +54,19 @@ def steps_by_count(order: Sequence[int], count: int) -> Iterator[list[int]]:
         yield list(order[step * len(order) // n_steps : (step + 1) * len(order) // n_steps])
 
 
+def steps_by_prompt(
+    ids: Sequence[str], shapes: Sequence[Shape], seed: int, epoch: int, count: int
+) -> Iterator[list[int]]:
+    """Steps of at most `count` prompts, each with all of its items: what shares a prompt shares its forward pass."""
+    whole: dict[Hashable, list[int]] = {}
+    for index in sorted(range(len(ids)), key=ids.__getitem__):
+        whole.setdefault(shapes[index].prompt, []).append(index)
+    members = list(whole.values())
+    order = shuffled([ids[items[0]] for items in members], seed, epoch)
+    for step in steps_by_count(order, count):
+        yield [index for place in step for index in members[place]]
+
+
 def steps_by_tokens(order: Sequence[int], lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Steps of about `budget` tokens: rows are added until the budget is reached."""
     step: list[int] = []

@@ -210,6 +210,11 @@ class DpoOptions(TrainOptions):
         0.0,
     )
     batch_pairs: int = option("pairs of one optimizer step (DPO's own code: 64)", 64)
+    batch_prompts: int = option(
+        "in place of it: prompts of one optimizer step, each with all of its pairs, so that the prompt and each completion are "
+        "computed once for them; 0 = count pairs, shuffled one by one (own)",
+        0,
+    )
     reference: Literal["computed", "sampler", "base"] = option(
         "computed = one pass of the model before training, cached; sampler = the dataset's sampler_logps "
         "where they are this model's, the others computed; base = with LoRA, the model without its adapter, asked in every step",
@@ -253,8 +258,8 @@ class DpoOptions(TrainOptions):
             )
         if self.reference == "base" and not self.adapted:
             raise ValueError("reference base is the model without its adapter; hint: give --lora-rank or --adapter")
-        if self.batch_pairs < 1 or self.drift_sample < 1:
-            raise ValueError("batch_pairs and drift_sample are at least 1")
+        if self.batch_pairs < 1 or self.drift_sample < 1 or self.batch_prompts < 0:
+            raise ValueError("batch_pairs and drift_sample are at least 1, batch_prompts at least 0")
 
     @property
     def reference_free(self) -> bool:

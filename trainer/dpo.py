@@ -15,14 +15,14 @@ from torch import Tensor
 
 from trainer.adapters import without_adapter
 from trainer.attention_choice import prepare
-from trainer.batches import shuffled, steps_by_count
+from trainer.batches import shuffled, steps_by_count, steps_by_prompt
 from trainer.config import DpoOptions, LogpsOptions, fingerprint
 from trainer.data import data_files
 from trainer.errors import UsageError
 from trainer.logps import logps_of
 from trainer.losses import PairLogps, pair_losses
 from trainer.measures import metric_names, pair_metrics, told
-from trainer.model import Loaded, cast_parameters, load
+from trainer.model import Loaded, cast_parameters, load, model_hash
 from trainer.pairs import Pair, PairSet, read_pairs, tell
 from trainer.ranks import Ranks, joined
 from trainer.reference import (
@@ -31,6 +31,7 @@ from trainer.reference import (
     check_drift,
     drift,
     files_hash,
+    load_frozen,
     reference_logps,
     sampler_files,
     score,
@@ -62,7 +63,10 @@ class DpoObjective:
         self.limits = limits_of(options)
 
     def steps(self, epoch: int) -> Iterator[list[int]]:
-        return steps_by_count(shuffled(self.ids, self.options.seed, epoch), self.options.batch_pairs)
+        seed, n_prompts = self.options.seed, self.options.batch_prompts
+        if n_prompts:
+            return steps_by_prompt(self.ids, self.shapes, seed, epoch, n_prompts)
+        return steps_by_count(shuffled(self.ids, seed, epoch), self.options.batch_pairs)
 
     def outcome(self, model: Any, items: Sequence[int]) -> Outcome:
         pairs = [self.pairs[i] for i in items]
@@ -146,19 +150,23 @@ def all_references(loaded: Loaded, found: PairSet, options: DpoOptions, ranks: R
     """The reference's log-probs of every pair that the loss asks of it: of none where it has none, or asks in every step."""
     if options.reference_free or options.reference == "base":
         return {}
-    logps = reference_logps(loaded, found, options, ranks)
+    asked = load_frozen(options.reference_model, options, loaded) if options.reference_model else loaded
+    logps = reference_logps(asked, found, options, ranks)
     if options.loss == "kto":
-        logps = logps | reference_logps(loaded, PairSet(strangers(found.pairs, options.max_length)), options, ranks)
+        logps = logps | reference_logps(asked, PairSet(strangers(found.pairs, options.max_length)), options, ranks)
     return logps
 
 
 def start_check(loaded: Loaded, pairs: Sequence[Pair], reference: Logps, options: DpoOptions, ranks: Ranks) -> None:
-    """Policy and reference are one model before the first step: prints how far their numbers are apart, and bounds it."""
+    """Prints how far policy and reference are apart before the first step, and bounds it where they are one model."""
     if options.reference_free or options.reference == "base":
         return
     probe = spread_sample(pairs, options.drift_sample)
     exact = loaded.dtype == torch.float32 and options.reference == "computed"
     gap = drift(score(loaded, probe, options, ranks), reference, probe)
+    if options.reference_model:
+        say(f"policy against {options.reference_model} at step 0: {gap}")
+        return
     check_drift("policy against reference at step 0", gap, EXACT if exact else options.drift_limit)
 
 
@@ -166,7 +174,10 @@ def identity_of(options: DpoOptions, loaded: Loaded, found: PairSet, held: PairS
     """The run's fingerprint. Held-out pairs are in it where they decide when the run stops."""
     sampler = files_hash(sampler_files(options)) if options.reference == "sampler" else None
     held_out = held.data_hash if held is not None and options.patience else None
-    return fingerprint(options, data=found.data_hash, sampler=sampler, held_out=held_out, **loaded.hashes)
+    other = model_hash(options.reference_model) if options.reference_model else None
+    return fingerprint(
+        options, data=found.data_hash, sampler=sampler, held_out=held_out, reference_model=other, **loaded.hashes
+    )
 
 
 def held_out_pairs(options: DpoOptions, loaded: Loaded, found: PairSet) -> PairSet | None:

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from trainer.batches import Shape, deal, micro_batches, n_tokens, padded, shuffled, steps_by_count, steps_by_tokens
+from trainer.batches import (
+    Shape,
+    deal,
+    micro_batches,
+    n_tokens,
+    padded,
+    shuffled,
+    steps_by_count,
+    steps_by_prompt,
+    steps_by_tokens,
+)
 
 IDS = [f"id{n}" for n in range(50)]
 MIXED = [Shape(n, n % 7 + 1, (n % 13 + 1, 3)) for n in range(50)]
@@ -26,6 +36,17 @@ def test_steps_by_count_are_of_one_size_up_to_one_row() -> None:
     assert [len(step) for step in steps_by_count(range(50), 16)] == [12, 13, 12, 13]
     assert [len(step) for step in steps_by_count(range(3), 16)] == [3]
     assert list(steps_by_count([], 16)) == []
+
+
+def test_steps_by_prompt_hold_every_prompt_whole_and_do_not_depend_on_the_rows_order() -> None:
+    shapes = [Shape(n // 4, 5, (3, 4)) for n in range(50)]
+    steps = list(steps_by_prompt(IDS, shapes, 7, 0, 3))
+    assert [len({shapes[i].prompt for i in step}) for step in steps] == [2, 3, 2, 3, 3]
+    assert all(
+        {i for i in range(50) if shapes[i].prompt in {shapes[j].prompt for j in step}} == set(step) for step in steps
+    )
+    turned = list(steps_by_prompt(IDS[::-1], shapes[::-1], 7, 0, 3))
+    assert [[IDS[::-1][i] for i in step] for step in turned] == [[IDS[i] for i in step] for step in steps]
 
 
 def test_micro_batches_keep_the_budget_unless_one_item_alone_exceeds_it() -> None:

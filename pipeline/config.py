@@ -154,6 +154,7 @@ class Config:
         audit: when the labels are not to be trusted.
         budget: what judges and sources may cost.
         executor: `local`, this machine alone, or `ray`, the cluster that `ray` describes.
+        ray: the cluster, for `executor = "ray"`.
         sandbox: whether labelers may run completions (in bubblewrap).
         network: whether labelers may open connections; those that do have no seccomp filter and no Landlock.
         accept_weaker: layers of isolation (python -m pipeline doctor) that the run does without where they cannot be had; the

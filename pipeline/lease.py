@@ -197,9 +197,8 @@ def _died_here(said: dict[str, Any]) -> bool:
     if not _machine() or said.get("machine") != _machine():
         return False
     try:
-        os.kill(int(said["pid"]), 0)
+        with suppress(PermissionError):  # it lives, and is another user's
+            os.kill(int(said["pid"]), 0)
     except ProcessLookupError:
         return True
-    except PermissionError:  # it lives, and is another user's
-        pass
     return False

@@ -10,9 +10,10 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 from pipeline.engines import Engine, EngineSpec, Progress
 from pipeline.executors import WorkerDied
@@ -102,19 +103,31 @@ class LocalExecutor:
         # Spawned: a fork would copy an engine's threads and locks and this run's file lock, and a fork server outlives a killed
         # run (it waits for the workers, and they for it; tests/e2e/test_kill.py).
         pool = ProcessPoolExecutor(self._workers, multiprocessing.get_context("spawn"), _begin_worker, (os.getpid(),))
-        pool.submit(os.getpid)  # its start and its imports fall into the time in which an engine loads
+        with _deaf():
+            pool.submit(os.getpid)  # its start and its imports fall into the time in which an engine loads
         return pool
 
     def _submit_to_pool(self, work: Work) -> Future[Receipt]:
         answer: Future[Receipt] = Future()
         answer.set_running_or_notify_cancel()  # work in a process cannot be taken back: who cancels waits for it
-        try:
-            inner = self._pool.submit(perform_in_worker, work)
-        except BrokenProcessPool:
-            self._pool = self._new_pool()
-            inner = self._pool.submit(perform_in_worker, work)
+        with _deaf():
+            try:
+                inner = self._pool.submit(perform_in_worker, work)
+            except BrokenProcessPool:
+                self._pool = self._new_pool()
+                inner = self._pool.submit(perform_in_worker, work)
         inner.add_done_callback(lambda done: _pass_on(done, answer))
         return answer
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes that are started meanwhile never hear a terminal's Ctrl-C, not even while they start: the parent decides."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _pass_on(done: Future[Receipt], answer: Future[Receipt]) -> None:

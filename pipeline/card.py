@@ -98,7 +98,7 @@ def card(
         rows=rows,
         size=next((name for limit, name in SIZES if rows < limit), "n>10M"),
         license=config.dataset.license,
-        code_version=lineage["code_version"],
+        code_version=lineage["code"]["version"],
         summary=table(summarize(counts)),
         sources="\n".join(
             f"| {s.name} | {_model(s.engine)} | n {s.n}, temperature {s.temperature:g}, top-p {s.top_p:g} |"

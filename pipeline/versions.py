@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,7 +15,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from labelers.types import content_id
-from pipeline import judges
 from pipeline.card import card
 from pipeline.config import Config
 from pipeline.errors import ConfigError
@@ -24,6 +22,7 @@ from pipeline.evidence import folders_of
 from pipeline.folders import appearing, files_in, move, point, pointed, remove
 from pipeline.history import held_at, now, record
 from pipeline.known import Active
+from pipeline.lineage import event, lineage, made_by
 from pipeline.plan import Plan
 from pipeline.schema import PAIR_SHARD, PAIRS, SAMPLER_LOGPS
 from pipeline.shards import (
@@ -73,14 +72,15 @@ def publish(
         least: pairs that a version must have, 1 or more.
     """
     listed = [{"path": str(s.relative_to(run)), "sha256": receipts[s].sha256, "rows": receipts[s].rows} for s in shards]
-    lineage = _lineage(config, plan)
-    content = content_id(listed, sorted(active.gone), lineage)
+    made = made_by(config, plan)
+    content = content_id(listed, sorted(active.gone), made)
     newest = newest_version(run)
     if newest and newest["content"] == content and folder_of(run, newest["number"]).is_dir():
         return _stand(run, newest)
     number = newest["number"] + 1 if newest else 1
     folder = folder_of(run, number)
-    described = partial(_described, config, counts, lineage, number, content, lost)
+    known = lineage(config, plan, made)
+    described = partial(_described, config, counts, known, number, content, lost)
     left_out: dict[str, list[str]] = {}
     rows = _write_folder(folder, _active_tables(run, listed, active, left_out), described, least)
     if not rows:
@@ -96,10 +96,11 @@ def publish(
         "files": files_of(folder),
         "folders": folders_of(plan),
         "counts": counts,
-        "lineage": lineage,
+        "lineage": known,
         "isolation_lost": dict(lost),
+        "created": now(),
     }
-    write_twice(run, f"versions/{number:04d}.json", {**manifest, "created": now()})
+    write_twice(run, f"versions/{number:04d}.json", {**manifest, "openlineage": event(config, run, manifest)})
     point(run / "dataset", folder)
     return Version(number, folder, rows, is_new=True)
 
@@ -190,29 +191,6 @@ def _described(
     lost: Mapping[str, str], rows: int,
 ) -> str:  # fmt: skip
     return card(config, rows, counts, lineage, number, content, lost)
-
-
-def _lineage(config: Config, plan: Plan) -> dict[str, Any]:
-    """What made the pairs: enough to make them again."""
-    code = metadata.version("preference-pipeline")
-    return {
-        "code_version": code,
-        "parent": config.parent,
-        "sources": {step.name: step.stage.identity() for step in plan.of_kind("completions")},  # type: ignore[attr-defined]
-        "labelers": {
-            e.label: {
-                "use": e.use,
-                "version": e.spec.build().version,
-                "fingerprint": e.spec.fingerprint(),
-                "engine": dict(e.engine.identity()) if e.engine else None,
-            }
-            for e in config.labelers
-        },
-        "warnings": judges.warnings(config),
-        "pairs": asdict(config.pairs),
-        "license": config.dataset.license,
-        "seed": config.seed,
-    }
 
 
 def rewrite(run: Path, manifest: dict[str, Any], names: Sequence[str]) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.code import source_sha256
 from pipeline.config import load
 from pipeline.errors import BelowGate, BrokenLabeler, Busy, ConfigError
 from pipeline.garbage import collect
@@ -361,3 +362,24 @@ def test_a_failed_audit_is_made_again_and_fails_again(growing, opened):
     for _ in range(2):
         assert refresh(growing.config(range(4), f"audit.heldout='{heldout}'"), growing.root).finished.audited.failed
     assert opened == ["compiles", "compiles"]
+
+
+def test_the_manifest_says_which_code_models_labelers_and_files_made_the_version(growing):
+    refresh(growing.config(range(4)), growing.root)
+    [manifest] = manifests(growing.run)
+    lineage = manifest["lineage"]
+    assert lineage["code"]["source_sha256"] == source_sha256()
+    assert lineage["models"]["people"]["model"] == "human"
+    assert len(lineage["labeler_sources"]["compiles"]["file_sha256"]) == 64
+    assert lineage["prompts"][0]["path"].endswith("prompts.jsonl")
+    assert len(lineage["prompts"][0]["sha256"]) == 64
+    event = manifest["openlineage"]
+    assert {"eventType", "eventTime", "run", "job", "inputs", "outputs", "producer", "schemaURL"} <= event.keys()
+    assert event["run"]["facets"]["lineage"]["seed"] == 0
+    assert event["outputs"][0]["outputFacets"]["outputStatistics"]["rowCount"] == 8
+
+
+def test_other_code_that_makes_the_same_rows_makes_no_version(growing, monkeypatch):
+    refresh(growing.config(range(4)), growing.root)
+    monkeypatch.setattr("pipeline.lineage.code", lambda: {"version": "9.9", "source_sha256": "other"})
+    assert not refresh(growing.config(range(4)), growing.root).is_new

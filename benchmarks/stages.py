@@ -1,12 +1,11 @@
 """From one starting policy, on the shipped task: DPO and its relatives, and reward model then RL, on the same data budget.
 
-    .venv/bin/python benchmarks/stages.py [--root build/stages] [--steps sample sft dpo ... table] [--result FILE.json]
+    .venv/bin/python benchmarks/stages.py [--root build/stages] [--steps sample dpo ... table] [--result FILE.json]
 
-The budget is COMPLETIONS labelled completions of 1,500 training prompts. Everything goes through the commands a user has:
+The budget is N labelled completions of each of PROMPTS training prompts. Everything goes through the commands a user has:
 `pipeline run` samples (real vLLM) and labels, `trainer` trains, `pipeline.evaluate` measures on the held-out prompts.
 
-    sft           likelihood of each pair's chosen completion
-    dpo ...       the pairs made of those completions
+    dpo, ...      the pairs made of those completions
     rm_rl         a reward model from the same pairs, then ROUNDS rounds of RL on new samples that it alone rates
     label_rl      RL on the labels themselves: the same number of labelled completions, but drawn from the current policy
     table         pass rate, KL, tokens and CPU minutes of each
@@ -34,18 +33,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 MODEL = ROOT / "data" / "tiny-model"
 TRAIN, HELD_OUT = (ROOT / "data" / "prompts" / f"{name}.jsonl" for name in ("train", "heldout"))
 N = 8  # completions of a prompt
-COMPLETIONS = 1500 * N
-ROUNDS = 4
+PROMPTS = 500  # training prompts: the budget is PROMPTS * N labelled completions
+ROUNDS = 2  # of RL, each on its share of the prompts
 EVALUATED = 4  # completions of a held-out prompt, at temperature 1
 
-COMMON = "--dtype bfloat16 --no-tensorboard --checkpoint-every 0"
+COMMON = "--lr 1e-4 --dtype bfloat16 --no-tensorboard --checkpoint-every 0"
 PAIRWISE = {  # lr and beta as the demo's (docs/log.md), where the loss measures sums; none is tuned here
-    "dpo": "--loss sigmoid --beta 0.5",
-    "dpo_positive": "--loss dpo_positive --beta 0.5",
-    "ipo": "--loss ipo --beta 0.5",
+    "dpo": "--loss sigmoid --beta 0.5 --reference sampler",
+    "dpo_positive": "--loss dpo_positive --beta 0.5 --reference sampler",
+    "ipo": "--loss ipo --beta 0.5 --reference sampler",
     "simpo": "--loss simpo",
 }
-RL = "--lr 1e-4 --schedule constant --warmup 0 --batch-prompts 16 --beta 0.05"
+RL = "--schedule constant --warmup 0 --batch-prompts 16 --beta 0.05"
 REWARDED = """
 [[labelers]]
 use = "reward_model"
@@ -76,16 +75,17 @@ def labelled(root: Path, name: str, prompts: Path, model: Path = MODEL, rater: P
     if rater is not None:
         text = text[: text.index("[[labelers]]")] + REWARDED.format(model=rater) + '\n[pairs]\nrule = "best_vs_worst"\n'
     config.write_text(text.replace("../data/", f"{ROOT}/data/"))
-    settings = {"name": name, "prompts.path": prompts, "sources.0.n": N, "sources.0.engine.model": model}
+    settings = {"name": name, "prompts.path": prompts, "prompts.limit": PROMPTS, "sources.0.n": N}
+    settings["sources.0.engine.model"] = model
     chosen = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     command("pipeline", "run", config, *chosen, "--root", root)
     return root / name
 
 
 def sliced(root: Path, k: int) -> Path:
-    """The training prompts of round k: every ROUNDS-th."""
+    """The training prompts of round k: every ROUNDS-th of those in the budget."""
     path = root / f"prompts-{k}.jsonl"
-    path.write_text("\n".join(TRAIN.read_text().splitlines()[k::ROUNDS]) + "\n")
+    path.write_text("\n".join(TRAIN.read_text().splitlines()[k:PROMPTS:ROUNDS]) + "\n")
     return path
 
 
@@ -96,38 +96,14 @@ def sample(root: Path) -> dict[str, Any]:
     return {}
 
 
-def sft(root: Path) -> dict[str, Any]:
-    """Likelihood of the chosen."""
-    import pyarrow.parquet as pq
-
-    rows = [
-        row for f in sorted((root / "train/dataset/data").glob("*.parquet")) for row in pq.read_table(f).to_pylist()
-    ]
-    lines = (json.dumps({"prompt": row["prompt"], "completion": row["chosen"]}) for row in rows)
-    (root / "chosen.jsonl").write_text("".join(line + "\n" for line in lines))
-    return command(
-        "trainer",
-        "sft",
-        "--data",
-        root / "chosen.jsonl",
-        "--model",
-        MODEL,
-        "--out",
-        root / "sft",
-        "--lr",
-        1e-4,
-        *COMMON.split(),
-    )
-
-
 def pairwise(name: str) -> Callable[[Path], dict[str, Any]]:
     """One loss of `trainer dpo` on the pairs."""
 
     def train(root: Path) -> dict[str, Any]:
-        options = f"--lr 1e-4 {COMMON} {PAIRWISE[name]}".split()
+        options = f"--batch-pairs 32 {COMMON} {PAIRWISE[name]}".split()
         return command(
             *("trainer", "dpo", "--data", root / "train/dataset", "--model", MODEL, "--out", root / name),
-            *("--cache", root / f"cache-{name}", *options),
+            *options,
         )
 
     return train
@@ -137,7 +113,7 @@ def rm_rl(root: Path) -> dict[str, Any]:
     """Reward model, then RL against it."""
     rated = command(
         *("trainer", "reward", "--data", root / "train/dataset", "--eval-data", root / "heldout/dataset"),
-        *("--model", MODEL, "--out", root / "reward", "--lr", 1e-4, *COMMON.split()),
+        *("--model", MODEL, "--out", root / "reward", "--batch-pairs", 32, *COMMON.split()),
     )
     last = rounds(root, "rm_rl", root / "reward", "--scores raw")
     return last | {"tokens": last["tokens"] + rated["tokens"], "held_out": rated["held_out"]}
@@ -155,7 +131,7 @@ def rounds(root: Path, name: str, rater: Path | None, scores: str) -> dict[str, 
         run = labelled(root, f"{name}-{k}", sliced(root, k), policy, rater)
         out = root / (name if k == ROUNDS - 1 else f"{name}-{k}-policy")
         result = command(
-            *("trainer", "rl", "--data", run, "--model", policy, "--out", out, "--reference", MODEL),
+            *("trainer", "rl", "--data", run, "--model", policy, "--out", out, "--reference-model", MODEL),
             *(*RL.split(), *scores.split(), *COMMON.split()),
         )
         tokens += result["tokens"]
@@ -224,7 +200,7 @@ def table(root: Path, names: list[str], notes: dict[str, Any]) -> str:
 
 def main() -> None:
     """Runs the steps asked for; the last one prints the table."""
-    policies = {"sft": sft, **{name: pairwise(name) for name in PAIRWISE}, "rm_rl": rm_rl, "label_rl": label_rl}
+    policies = {**{name: pairwise(name) for name in PAIRWISE}, "rm_rl": rm_rl, "label_rl": label_rl}
     steps = {"sample": sample, **policies}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=ROOT / "build" / "stages", help="where everything goes")
@@ -233,16 +209,14 @@ def main() -> None:
     arguments = parser.parse_args()
     root: Path = arguments.root.absolute()
     root.mkdir(parents=True, exist_ok=True)
-    kept = root / "notes.json"
-    notes: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
     for name in [step for step in arguments.steps if step != "table"]:
         before = cpu_minutes()
         result = steps[name](root)
-        notes[name] = result | {"minutes": cpu_minutes() - before}
-        kept.write_text(json.dumps(notes, indent=1))
+        (root / f"{name}.json").write_text(json.dumps(result | {"minutes": cpu_minutes() - before}, indent=1))
     if "table" in arguments.steps:
-        done = [name for name in policies if name in notes]
-        print(table(root, done, notes))
+        files = {name: root / f"{name}.json" for name in policies}
+        notes = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
+        print(table(root, list(notes), notes))
         if arguments.result:
             hardware = f"{os.cpu_count()} shared cores, {platform.machine()}, Python {platform.python_version()}"
             record = {"command": " ".join(sys.argv), "hardware": hardware, "seed": 0, "stages": notes}

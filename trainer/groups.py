@@ -91,7 +91,8 @@ def group_files(options: RlOptions) -> tuple[list[Path], list[Path]]:
     """
     if options.labels:
         return data_files(options.data), data_files(options.labels)
-    completions, labels = [], []
+    completions: list[Path] = []
+    labels: list[Path] = []
     for source in options.data:
         try:
             steps = json.loads((Path(source) / "steps.json").read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,12 +18,13 @@ import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
+from trainer.attention_choice import prepare
 from trainer.batches import micro_batches
 from trainer.checkpoint import flush
-from trainer.config import DpoOptions, ModelOptions, config_hash
+from trainer.config import DpoOptions, ModelOptions, TrainOptions, config_hash
 from trainer.errors import TrainerError, UsageError
 from trainer.logps import logps_of, shapes_for
-from trainer.model import Loaded, micro_batch_budget
+from trainer.model import Loaded, cast_parameters, load, micro_batch_budget
 from trainer.pairs import Pair, PairSet
 from trainer.ranks import Ranks
 from trainer.runlog import say
@@ -42,6 +43,23 @@ class Drift:
 
     def __str__(self) -> str:
         return f"{self.per_token:.2g} nats a token, at most {self.largest:.2g} a completion, over {self.n} completions"
+
+
+def load_frozen(source: str, options: TrainOptions, policy: Loaded) -> Loaded:
+    """Another model than the policy, for forward passes alone.
+
+    Raises:
+        UsageError: its tokens do not mean the same text.
+    """
+    shared = {field.name: getattr(options, field.name) for field in fields(ModelOptions)}  # nothing of adapters or cutting
+    loaded = load(ModelOptions(**shared | {"model": source}))
+    if loaded.tokenizer_hash != policy.tokenizer_hash:
+        raise UsageError(
+            f"{source} and {options.model} have different tokenizers; hint: a reference shares its policy's tokenizer"
+        )
+    cast_parameters(loaded.model.to(loaded.device), loaded.dtype)
+    prepare(loaded.model, loaded.device, options.attention)
+    return loaded
 
 
 @torch.no_grad()

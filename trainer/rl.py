@@ -6,24 +6,23 @@ much). The next round samples from the policy that this one saved. Legend: B com
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from trainer.attention_choice import prepare
 from trainer.batches import micro_batches, shuffled, steps_by_count
 from trainer.config import RlOptions, fingerprint
 from trainer.errors import TrainerError
 from trainer.groups import Group, GroupSet, group_files, read_groups, tell
 from trainer.logps import logps_of, shapes_for
-from trainer.model import Loaded, cast_parameters, load, micro_batch_budget, model_hash
+from trainer.model import Loaded, load, micro_batch_budget, model_hash
 from trainer.policy_gradient import advantages, clipped_losses, group_sums, shaped_rewards, truncated_weights
 from trainer.ranks import Ranks, joined
-from trainer.reference import Drift, check_drift
+from trainer.reference import Drift, check_drift, load_frozen
 from trainer.runlog import say
 from trainer.sharding import turns
 from trainer.start import finished, open_optimizer, prepare_out
@@ -34,7 +33,7 @@ Logps = dict[str, float]  # completion id -> nats, at the temperature of samplin
 NAN = float("nan")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Known:
     """What was known before the first step: the policy's own log-probs, the reference's, and the sampler's where they apply."""
 
@@ -158,16 +157,6 @@ def sampled_logps(found: GroupSet) -> Logps:
     return {s.name: s.logp for group in found.groups for s in group.samples if s.logp is not None}
 
 
-def reference_scores(options: RlOptions, found: GroupSet, ranks: Ranks) -> Logps:
-    """The log-probs of another model, which is loaded for this one pass."""
-    loaded = load(
-        dataclasses.replace(options, model=options.reference, lora_rank=0, adapter="", quantize="none", shard="never")
-    )
-    cast_parameters(loaded.model.to(loaded.device), loaded.dtype)
-    prepare(loaded.model, loaded.device, options.attention)
-    return score_groups(loaded, found, options, ranks)
-
-
 def before_first_step(loaded: Loaded, found: GroupSet, options: RlOptions, ranks: Ranks) -> Known:
     """The log-probs that stay as they are while the policy changes.
 
@@ -184,8 +173,10 @@ def before_first_step(loaded: Loaded, found: GroupSet, options: RlOptions, ranks
         ]
         gap = Drift(math.fsum(gap / n for gap, n in gaps) / len(gaps), max(gap for gap, _ in gaps), len(gaps))
         check_drift("policy against sampler at step 0", gap, options.drift_limit)
-    reference = reference_scores(options, found, ranks) if options.reference else old
-    return Known(old, reference, sampler)
+    if not options.reference_model:
+        return Known(old, old, sampler)
+    reference = load_frozen(options.reference_model, options, loaded)
+    return Known(old, score_groups(reference, found, options, ranks), sampler)
 
 
 def run(options: RlOptions) -> dict[str, Any]:
@@ -195,7 +186,7 @@ def run(options: RlOptions) -> dict[str, Any]:
     loaded = load(options)
     found = read_groups(completions, labels, loaded, options.max_length, rank=options.scores == "rank")
     tell(found, ", ".join(options.data))
-    reference = model_hash(options.reference) if options.reference else None
+    reference = model_hash(options.reference_model) if options.reference_model else None
     identity = fingerprint(options, data=found.data_hash, reference_model=reference, **loaded.hashes)
     before = finished(out, identity)
     if before is not None:

@@ -123,3 +123,15 @@ def test_a_dataset_without_sampler_logps_is_named(trainer: Any, dataset: Path, m
     code, _, said = dpo(trainer, dataset, model, tmp_path / "out", "--reference", "sampler")
     assert code == 2
     assert "has no sampler_logps" in said
+
+
+def test_the_reference_may_be_another_model_than_the_one_that_training_starts_from(
+    trainer: Any, dataset: Path, model: Path, other_model: Path, tmp_path: Path
+) -> None:
+    words = ("dpo", "--data", dataset, "--model", model, "--device", "cpu", "--no-tensorboard", "--max-steps", 1)
+    code, result, said = trainer(*words, "--out", tmp_path / "other", "--reference-model", other_model)
+    assert code == 0, said
+    assert f"policy against {other_model} at step 0" in said
+    assert abs(result["chosen_shift"]) > 1e-2  # already at the first step the policy is not the reference
+    _, same, _ = trainer(*words, "--out", tmp_path / "same", "--reference-model", model)
+    assert abs(same["chosen_shift"]) < 1e-4

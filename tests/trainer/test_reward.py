@@ -172,7 +172,7 @@ def test_the_head_stays_float32_when_the_body_is_bfloat16(
             save_dtype="bfloat16",
             max_steps=1,
             tensorboard=False,
-        )  # fmt: skip
+        )
     )
     with safe_open(out / "model.safetensors", "pt") as file:
         kinds = {name: file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118  no mapping

@@ -33,7 +33,7 @@ from benchmarks.scale_texts import LABELERS, PER_PROMPT, groups, write_files  # 
 
 START = 1_000
 """Completions of the run that says what starting costs."""
-SHARD_SIZE = 1_000
+SHARD_SIZE = 2_000
 """Prompts in a shard."""
 PHASES = ("import_prompts", "perform_all", "audit", "publish")
 PEERS = (

@@ -42,7 +42,7 @@ def main() -> None:
 
 def score_of(functions: str) -> Callable[[Row], float]:
     """What scores a row: this project's labelers, one call a row, or what one writes by hand."""
-    return _ours() if functions == "ours" else _plain
+    return _ours() if functions == "ours" else by_hand
 
 
 def _ours() -> Callable[[Row], float]:
@@ -60,7 +60,8 @@ def _ours() -> Callable[[Row], float]:
     return score
 
 
-def _plain(row: Row) -> float:
+def by_hand(row: Row) -> float:
+    """A row's score by what one would write without this project: compile(), json and jsonschema, regular expressions."""
     text, target = row["completion"], json.loads(row["target"])
     match row["family"]:
         case "functions":
@@ -169,32 +170,10 @@ def _chat(prompt: Any, chosen: str, rejected: str, score_chosen: float, score_re
 
 
 def _with_distilabel(source: Path, out: Path, score: Callable[[Row], float], processes: int | None) -> tuple[int, int]:
-    import datasets
-    from distilabel.pipeline import Pipeline
-    from distilabel.steps import GlobalStep, LoadDataFromDicts, Step, StepInput
+    from benchmarks.scale_distilabel import scored
 
-    class Score(Step):  # type: ignore[misc]
-        inputs = ["prompt", "completion", "target", "family"]
-        outputs = ["score"]
-
-        def process(self, inputs: StepInput) -> Any:
-            for row in inputs:
-                row["score"] = score(row)
-            yield inputs
-
-    class Group(GlobalStep):  # type: ignore[misc]
-        inputs = ["prompt", "completion", "score"]
-        outputs = ["chosen", "rejected"]
-
-        def process(self, inputs: StepInput) -> Any:
-            yield inputs
-
-    rows = datasets.load_dataset("parquet", data_files=str(source), split="train", cache_dir=str(out / "cache"))
-    with Pipeline(name="scale") as pipeline:
-        load, label = LoadDataFromDicts(data=rows.to_list(), batch_size=512), Score(input_batch_size=512)
-        load >> label
-    made = pipeline.run(use_cache=False)["default"]["train"]
-    return rows.num_rows, _pair(made, out)
+    rows = scored(_loaded(source, out).to_list())
+    return rows.num_rows, _pair(rows, out)
 
 
 PEERS = {"map": _with_map, "map_batched": _with_batched_map, "distilabel": _with_distilabel}

@@ -3,7 +3,8 @@
     python benchmarks/overhead.py [--config examples/quickstart.toml] [--repeats 3]
 
 Both sides start after their engine is up and has answered a warm-up; they take turns, each in its own process; medians are
-quoted. Plain vLLM gets the prompts as token ids, so its side does not even pay for the chat template.
+quoted. Plain vLLM gets the prompts as token ids, so its side does not even pay for the chat template. `engine_idle` is the share
+of its sampling time in which the engine had no request, by its own record of each step and each wait (pipeline/engines/pump.py).
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def main() -> None:
                 "runs": found,
                 "median_wall_s": medians,
                 "ratio": round(medians["pipeline"] / medians["plain"], 4),
+                "median_engine_idle": statistics.median(run["engine_idle"] for run in found["pipeline"]),
             },
             indent=1,
         )
@@ -92,24 +94,30 @@ def plain(config_file: Path) -> dict[str, float]:
 def pipeline(config_file: Path) -> dict[str, float]:
     """The whole run, on an executor whose engine and workers are up."""
     from pipeline.config import load
+    from pipeline.engines.vllm import RunningVllm
     from pipeline.executors.local import LocalExecutor
     from pipeline.run import run
 
     class Kept(LocalExecutor):
         """Outlives the run that it is lent to."""
 
-        def close(self) -> None:
+        def close(self, grace_s: float | None = None) -> None:
             pass
 
     executor = Kept()
     root = Path(tempfile.mkdtemp(prefix="overhead-"))
     try:
         run(load(config_file, ["name=warm-up"], limit=WARM_UP_PROMPTS), root, lambda: executor)
-        before = executor.progress().tokens
+        engine = executor._engine
+        assert isinstance(engine, RunningVllm)
+        before, pace = executor.progress().tokens, engine.pace()
         wall, cpu = time.monotonic(), time.process_time()
         run(load(config_file), root, lambda: executor)
         wall, cpu = time.monotonic() - wall, time.process_time() - cpu
-        return {"wall_s": wall, "cpu_s": cpu, "tokens": executor.progress().tokens - before}
+        busy_s = engine.pace().busy_s - pace.busy_s
+        _, *gaps = engine.pace().gaps[len(pace.gaps) :]  # the first is the wait for this run after the warm-up
+        idle = sum(gaps) / (busy_s + sum(gaps))
+        return {"wall_s": wall, "cpu_s": cpu, "tokens": executor.progress().tokens - before, "engine_idle": idle}
     finally:
         LocalExecutor.close(executor)
         shutil.rmtree(root)

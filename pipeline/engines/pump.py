@@ -72,13 +72,13 @@ class Pace:
     Args:
         steps: times that it took all its requests a token further.
         busy_s: seconds in steps and in taking requests in.
-        idle_s: seconds in which it waited for the next request and had none.
+        gaps: seconds of each time that it had nothing to do until the next request came.
         deaths: times that it was started again.
     """
 
     steps: int = 0
     busy_s: float = 0.0
-    idle_s: float = 0.0
+    gaps: tuple[float, ...] = ()
     deaths: int = 0
 
 
@@ -114,7 +114,8 @@ class Pump:
         self._again: deque[list[Ticket]] = deque()
         self._suspects = False
         self._health = _Health()
-        self._steps, self._busy_s, self._idle_s = 0, 0.0, 0.0
+        self._steps, self._busy_s = 0, 0.0
+        self._gaps: list[float] = []
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
         self._thread.start()
@@ -135,7 +136,7 @@ class Pump:
 
     def pace(self) -> Pace:
         """How the engine's time went so far."""
-        return Pace(self._steps, self._busy_s, self._idle_s, self._health.deaths)
+        return Pace(self._steps, self._busy_s, tuple(self._gaps), self._health.deaths)
 
     def close(self) -> None:
         """Ends the threads and the engine; what is not answered stays so."""
@@ -188,8 +189,8 @@ class Pump:
         while not (self._closing.is_set() or (self._waiting and self._inbox.empty())):
             began = time.monotonic()
             tickets = self._inbox.get()
-            if not self._waiting and self._steps:
-                self._idle_s += time.monotonic() - began
+            if tickets and not self._waiting and self._steps:
+                self._gaps.append(time.monotonic() - began)
             self._take(tickets or [])
 
     def _take(self, tickets: list[Ticket]) -> None:

@@ -91,7 +91,7 @@ class Fire:
         self._await(life, there)
         began, whole = time.monotonic(), names(self._golden.folder, self._stage)
         while not whole <= names(self._folder, self._stage) and not ended(life.pid):
-            time.sleep(0.0005)
+            time.sleep(0.001)
         seconds = time.monotonic() - began
         self._end(life)
         return seconds
@@ -127,7 +127,7 @@ class Fire:
         while names(self._folder, self._stage) == there:
             if ended(life.pid):
                 return False
-            time.sleep(0.0005)
+            time.sleep(0.001)
         return True
 
     def _account(self, before: dict[str, tuple[int, int]]) -> None:

@@ -78,7 +78,7 @@ class _Publisher:
         arguments = golden.arguments(folder.parent, f"prompts.limit={prompts}")
         self._life = zygote.start(arguments, self._log, folder.parent / "requests")
         while names(folder, "publish") == there and not ended(self._life.pid):
-            time.sleep(0.0005)
+            time.sleep(0.001)
 
     def has_published(self) -> bool:
         """Whether `dataset` points at its version."""
@@ -88,7 +88,7 @@ class _Publisher:
         """Seconds from its first file to the swap of the pointer."""
         began = time.monotonic()
         while not self.has_published() and not ended(self._life.pid):
-            time.sleep(0.0005)
+            time.sleep(0.001)
         seconds = time.monotonic() - began
         assert self._life.wait() == 0, self._log.read_text()
         return seconds

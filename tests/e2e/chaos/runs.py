@@ -31,7 +31,7 @@ SOURCES = {
     "replay": 'engine = { use = "replay", path = "completions.jsonl" }',
     "vllm": f"""n = 6
 max_tokens = 64
-engine = {{ use = "vllm", model = "{MODEL}", in_process = true, enforce_eager = true, kv_cache_memory_mb = 64 }}""",
+engine = {{ use = "vllm", model = "{MODEL}", dtype = "float32", in_process = true, enforce_eager = true, kv_cache_memory_mb = 64 }}""",
 }
 """What completes: a file, or a real engine."""
 

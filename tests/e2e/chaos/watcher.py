@@ -62,7 +62,7 @@ def main() -> None:
         look(Path(sys.argv[1]), known, seen)
         if last:
             break
-        done.wait(0.002)
+        done.wait(0.01)
     print(json.dumps(seen.__dict__))
 
 

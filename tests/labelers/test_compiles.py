@@ -171,3 +171,25 @@ def test_a_large_ordinary_module_is_judged(ask: Any) -> None:
         for i in range(500)
     )
     assert isinstance(ask("compiles", source), Score)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "pass", "x", "x()", "return x", "def f(): pass", "def f(): return", "def f(): return 5", "def f(): return g",
+        "def f(x: int) -> None: ...", "lambda: x", "async def f(): await g()", "def f():\n yield",
+        "class A:\n def f(self): return self", "def f():\n def g(): return g", "def f():\n if 0:\n  return x",
+        "f'{x!r:{y}}'", "'\\d'",
+        "def f() return x", "-" * 1900 + "1",
+    ],
+)  # fmt: skip
+def test_asking_the_compiler_alone_says_what_the_tree_says(source, monkeypatch):
+    def outcome():
+        try:
+            return python_code.does_something(source)
+        except (SyntaxError, RecursionError, MemoryError) as error:
+            return type(error), getattr(error, "lineno", 0), str(error)
+
+    quick = outcome()
+    monkeypatch.setattr(python_code, "SHORT", -1)
+    assert quick == outcome()

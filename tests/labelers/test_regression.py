@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import random
 import time
 from fractions import Fraction
 from typing import Any
 
 import pytest
 
+from labelers import numbers
 from labelers.discovery import build
 from labelers.nasty import nasty_texts
 from labelers.numbers import OutOfRange, read_number
@@ -167,3 +169,11 @@ def test_a_pattern_that_backtracks_is_undecided(value: Any) -> None:
 
 def test_json_beyond_a_limit_is_undecided(value: Any) -> None:
     assert value("regression", "[" * 300 + "]" * 300, target=1, json_path="a") == "not_applicable"
+
+
+def test_numbers_are_found_where_the_whole_pattern_tried_at_every_letter_finds_them():
+    rng = random.Random(1)
+    letters = "0123456789.,+-\u2212$\u20ac\u00a3\u00a5 eEabx%_()\n5 "
+    for _ in range(20_000):
+        text = "".join(rng.choice(letters) for _ in range(rng.randint(0, 25)))
+        assert [m.span() for m in numbers._numbers(text)] == [m.span() for m in numbers._NUMBER.finditer(text)], text

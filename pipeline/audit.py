@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.agreement import agreement
 from pipeline.audit_limits import Finding, State, worst
+from pipeline.audit_memory import AUDIT, audit_key
 from pipeline.canaries import Asked, Lend, asking, canaries
 from pipeline.compare import Compare
 from pipeline.config import Config, stored_config
@@ -24,7 +25,6 @@ from pipeline.plan import Plan, make_plan
 from pipeline.planting import Planter
 from pipeline.shards import write_json
 
-AUDIT = "audit.json"
 BY_DESIGN = {"length": ("length",), "source": ("weak_vs_strong",), "place": (), "temperature": ()}
 """Trait -> the labelers that are meant to follow it."""
 
@@ -88,7 +88,7 @@ def audit(config: Config, plan: Plan, places: Places, ask: Asked, *, published: 
     planted = list(canaries(ask(reading.planter.planted()), stages, settings, signs))
     findings = tuple(_findings(config, stages, reading, planted))
     audited = Audited(findings)
-    write_json(places.run / AUDIT, as_json(audited))
+    write_json(places.run / AUDIT, {**as_json(audited), "of": audit_key(config, places)})
     return audited
 
 

@@ -29,7 +29,7 @@ def audit_key(config: Config, places: Places) -> str | None:
     if None in heldout:
         return None
     settings = TypeAdapter(Config).dump_python(config, mode="json", exclude=APART)
-    return content_id("audit", source_sha256(), settings, heldout, list(_shards(places)))
+    return content_id("audit", source_sha256(), settings, heldout, places.left_out, list(_shards(places)))
 
 
 def recall(run: Path, key: str | None) -> tuple[Finding, ...] | None:

@@ -36,9 +36,8 @@ def check(config: Config, path: Path) -> None:
                 f"{path}: sources.{number}.n is {source.n} at temperature 0, where all completions are equal; hint: n = 1"
             )
         source.engine.check()
-    if config.budget.money and not any(
-        entry.price.input + entry.price.output for entry in (*config.sources, *config.labelers)
-    ):
+    prices = [*(source.price for source in config.sources), *(entry.price for entry in config.labelers)]
+    if config.budget.money and not any(price.input or price.output for price in prices):
         raise ConfigError(
             f"{path}: budget.money is {config.budget.money:g} and nothing has a price; "
             "hint: price = { input = 0.5, output = 1.5 } at a source or labeler, per million tokens"

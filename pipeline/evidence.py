@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigError, Damaged
 from pipeline.folders import followed
+from pipeline.known import Active
 from pipeline.plan import Plan
 from pipeline.schema import COMPARISONS, COMPLETIONS, LABELS, PAIR_SHARD, PROMPTS
 from pipeline.shards import NEXT, read_json, read_receipt, write_json
@@ -48,11 +49,13 @@ class Places:
     Args:
         folders: kind (`completions`, `labels`, `comparisons`, `pairs`) -> its folders.
         shards: file names that the build finished.
+        left_out: file name -> prompts in that shard that are not the build's: they left, or lie in a later shard.
     """
 
     run: Path
     folders: dict[str, list[str]]
     shards: tuple[str, ...]
+    left_out: dict[str, list[str]] = field(default_factory=dict)
 
     def paths(self, kind: str, shard: str) -> list[Path]:
         """The finished files of a kind for one shard."""
@@ -71,11 +74,12 @@ class Evidence:
     pairs: pa.Table
 
 
-def remember_places(run: Path, plan: Plan, shards: Sequence[str]) -> Places:
-    """Writes down which folders and shards this build used, for an audit that comes later."""
+def remember_places(run: Path, plan: Plan, shards: Sequence[str], active: Active) -> Places:
+    """Writes down which folders, shards and prompts this build used, for an audit that comes later."""
     folders = folders_of(plan)
-    write_json(run / STEPS, {"folders": folders, "shards": list(shards)})
-    return Places(run, folders, tuple(shards))
+    left_out = {shard: sorted(ids) for shard in shards if (ids := active.left_out(shard))}
+    write_json(run / STEPS, {"folders": folders, "shards": list(shards), "left_out": left_out})
+    return Places(run, folders, tuple(shards), left_out)
 
 
 def folders_of(plan: Plan) -> dict[str, list[str]]:
@@ -94,7 +98,7 @@ def recall_places(run: Path) -> Places:
     """
     try:
         said = read_json(run / STEPS)
-        return Places(run, said["folders"], tuple(said["shards"]))
+        return Places(run, said["folders"], tuple(said["shards"]), said.get("left_out", {}))
     except (OSError, ValueError, KeyError, Damaged) as error:
         raise ConfigError(
             f"{run / STEPS}: cannot be read ({type(error).__name__}); "
@@ -103,17 +107,23 @@ def recall_places(run: Path) -> Places:
 
 
 def read_evidence(places: Places) -> Iterator[Evidence]:
-    """Each shard of the build, one after the other. Raises: Damaged."""
+    """Each shard of the build, one after the other, without what was made of prompts that it left out. Raises: Damaged."""
     for shard in places.shards:
-        prompts = read_columns([places.run / "prompts" / shard], ["prompt_id", "messages", "target", "metadata"], PROMPTS)
+        left_out = pa.array(places.left_out.get(shard, ()), pa.string())
+        prompts = read_columns(
+            [places.run / "prompts" / shard], ["prompt_id", "messages", "target", "metadata"], PROMPTS
+        )
         completions = read_columns(places.paths("completions", shard), [*COMPLETION_COLUMNS, "error"], COMPLETIONS)
-        yield Evidence(
+        tables = [
             prompts,
             completions.filter(pc.is_null(completions["error"])),
             read_columns(places.paths("labels", shard), LABEL_COLUMNS, LABELS),
             read_columns(places.paths("comparisons", shard), COMPARISON_COLUMNS, COMPARISONS),
             read_columns(places.paths("pairs", shard), PAIR_COLUMNS, PAIR_SHARD),
-        )
+        ]
+        if len(left_out):
+            tables = [t.filter(pc.invert(pc.is_in(t["prompt_id"], value_set=left_out))) for t in tables]
+        yield Evidence(*tables)
 
 
 def read_published(run: Path) -> pa.Table | None:

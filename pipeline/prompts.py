@@ -16,7 +16,7 @@ from labelers.types import Message, Prompt
 from pipeline.contamination import EvaluationSets
 from pipeline.damage import Checked, rows_lost
 from pipeline.errors import BadPrompts, ConfigError
-from pipeline.known import Active, Known
+from pipeline.known import Active, Known, digest
 from pipeline.rows import Row, chat, read_rows
 from pipeline.schema import PROMPTS
 from pipeline.shards import read_shard, write_shard
@@ -114,7 +114,8 @@ class Imported:
 
 
 def import_prompts(settings: Prompts, folder: Path, checked: Checked | None = None) -> Imported:
-    """Writes the prompts that `folder` does not hold yet as new shards; those it holds stay where they are.
+    """Writes the prompts that `folder` does not hold yet as new shards; those it holds stay where they are. One that has got
+    other metadata is written again, into a shard of such prompts (pipeline/carry.py brings its completions there).
 
     A damaged shard is moved aside, and its prompts fill its place again: the same bytes, where the file still has them.
 
@@ -133,22 +134,30 @@ def import_prompts(settings: Prompts, folder: Path, checked: Checked | None = No
     ]
     known = Known()
     for shard in shards:
-        known.lie_in(int(shard.stem), _ids(shard))
+        known.lie_in(int(shard.stem), _ids_and_metadata(shard))
     families: Counter[str] = Counter()
     found = _Found()
     fresh: list[Prompt] = []
+    described: list[Prompt] = []
     places = _places(folder, shards, settings.shard_size)
     place, room = next(places)
     for prompt in _distinct(settings, found, known):
         families[family_of(prompt.metadata)] += 1
-        if not known.is_stored(prompt.id):
+        stored = known.stored(prompt.id)
+        if stored is None:
             fresh.append(prompt)
+        elif stored != digest(_stored(prompt.metadata)):
+            described.append(prompt)
         if len(fresh) == room:
             shards.append(_write(place, fresh, known))
             fresh = []
             place, room = next(places)
     if fresh:
         shards.append(_write(place, fresh, known))
+        place, room = next(places)
+    for first in range(0, len(described), settings.shard_size):
+        shards.append(_write(place, described[first : first + settings.shard_size], known))
+        place, room = next(places)
     active, used = known.active(), known.used()
     known.close()
     if not len(active):
@@ -269,9 +278,9 @@ def _is_json(value: Any) -> bool:
     return True
 
 
-def _ids(shard: Path) -> list[str]:
-    ids: list[str] = read_shard(shard, PROMPTS).column("prompt_id").to_pylist()
-    return ids
+def _ids_and_metadata(shard: Path) -> Iterator[tuple[str, str]]:
+    table = read_shard(shard, PROMPTS)
+    return zip(table["prompt_id"].to_pylist(), table["metadata"].to_pylist(), strict=True)
 
 
 def _places(folder: Path, shards: Sequence[Path], size: int) -> Iterator[tuple[Path, int]]:
@@ -294,5 +303,5 @@ def _write(shard: Path, prompts: list[Prompt], known: Known) -> Path:
         for p in prompts
     ]
     write_shard(shard, pa.Table.from_pylist(rows, PROMPTS))
-    known.written_to(int(shard.stem), (p.id for p in prompts))
+    known.written_to(int(shard.stem), ((p.id, _stored(p.metadata)) for p in prompts))
     return shard

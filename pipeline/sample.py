@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -63,7 +63,8 @@ class Sample:
         done = ask(engine, self.requests(prompts), self.meter)
         require_some(self.source, list(done.values()))
         drawn = [draw for prompt_id in prompts for draw in self._drawn(done[prompt_id])]
-        return Made(self._table(drawn, engine.info), _counts(prompts, drawn))
+        table = self._table(drawn, engine.info)
+        return Made(table, counts_of(table, {p.id: family_of(p.metadata) for p in prompts.values()}))
 
     def requests(self, prompts: dict[str, Prompt]) -> list[Request]:
         """What the engine is asked: one request a prompt."""
@@ -142,14 +143,20 @@ def _prompt_token_ids(drawn: list[_Draw]) -> pa.Array:
     return prompts.take(pa.array(rows, pa.int64()))
 
 
-def _counts(prompts: dict[str, Prompt], drawn: list[_Draw]) -> Counts:
+def counts_of(completions: pa.Table, families: Mapping[str, str]) -> Counts:
+    """What a shard's receipt says of its completions.
+
+    Args:
+        families: prompt id -> the group that it is reported under.
+    """
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for draw in drawn:
-        family = counts[family_of(prompts[draw.generation.request_id].metadata)]
-        if draw.error is not None:
+    columns = (completions[name].to_pylist() for name in ("prompt_id", "finish_reason", "n_tokens", "error"))
+    for prompt_id, finish_reason, n_tokens, error in zip(*columns, strict=True):
+        family = counts[families[prompt_id]]
+        if error is not None:
             family["failed"] += 1
             continue
         family["completions"] += 1
-        family["tokens"] += draw.output.n_tokens
-        family["truncated"] += draw.output.finish_reason == "length"
+        family["tokens"] += n_tokens
+        family["truncated"] += finish_reason == "length"
     return {family: dict(kinds) for family, kinds in counts.items()}

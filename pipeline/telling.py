@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, make_wsgi_app
+from prometheus_client.exposition import ThreadingWSGIServer
 
 from pipeline.console import say
 from pipeline.errors import ConfigError, EnvironmentLacks
 
 TIMEOUT_S = 10.0
+HEALTH = "/health"
 
 
 @dataclass
@@ -34,6 +40,7 @@ class Telling:
     def __post_init__(self) -> None:
         if self.webhook and not self.webhook.startswith(("http://", "https://")):
             raise ConfigError("--webhook is no URL; hint: https://...")
+        self._health: dict[str, Any] = {"run": self.run, "ok": True, "last_exit_code": None, "last_end": None}
         self._ended = Counter("refreshes", "Refreshes that ended.", ["exit_code"], registry=self.registry)
         self._last = Gauge(
             "refresh_last_end_seconds", "When one ended last, Unix time.", ["ok"], registry=self.registry
@@ -42,16 +49,30 @@ class Telling:
         self._version = Gauge("dataset_version", "The current version.", registry=self.registry)
 
     def serve(self, port: int) -> int:
-        """Answers GET with the metrics on this port of all addresses (0 takes a free one). Returns the port."""
+        """Answers GET with the metrics on this port of all addresses (0 takes a free one), and /health with JSON: 200, or 503
+        while the last refresh failed. Returns the port."""
+        metrics = make_wsgi_app(self.registry)
+
+        def answer(environ: dict[str, Any], respond: Callable[..., Any]) -> Iterable[bytes]:
+            return self._say_health(respond) if environ["PATH_INFO"] == HEALTH else metrics(environ, respond)
+
         try:
-            server, _ = start_http_server(port, registry=self.registry)
+            server = make_server("", port, answer, ThreadingWSGIServer, _Quiet)
         except OSError as error:
             raise EnvironmentLacks(f"--port {port}: {error.strerror}; hint: take another one") from error
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         return int(server.server_port)
+
+    def _say_health(self, respond: Callable[..., Any]) -> Iterable[bytes]:
+        said = self._health
+        respond("200 OK" if said["ok"] else "503 Service Unavailable", [("Content-Type", "application/json")])
+        return [json.dumps(said).encode()]
 
     def hear(self, code: int, said: str) -> None:
         """Takes the exit code of a refresh and what it printed with --json."""
         outcome = _outcome(said)
+        ended = datetime.now(UTC).isoformat(timespec="seconds")
+        self._health = {**self._health, "ok": code == 0, "last_exit_code": code, "last_end": ended}
         self._ended.labels(str(code)).inc()
         self._last.labels(str(code == 0).lower()).set(time.time())
         if code == 0:
@@ -68,6 +89,13 @@ class Telling:
             urllib.request.urlopen(request, timeout=TIMEOUT_S).close()
         except (urllib.error.URLError, OSError, ValueError) as error:
             say(f"warning: the webhook was not told: {type(error).__name__}")
+
+
+class _Quiet(WSGIRequestHandler):
+    """Serves, and says nothing of it."""
+
+    def log_message(self, *_: Any) -> None:
+        pass
 
 
 def _outcome(said: str) -> dict[str, Any]:

@@ -73,7 +73,8 @@ def publish(
     """
     listed = [{"path": str(s.relative_to(run)), "sha256": receipts[s].sha256, "rows": receipts[s].rows} for s in shards]
     made = made_by(config, plan)
-    content = content_id(listed, sorted(active.gone), made)
+    elsewhere = {shard.name: sorted(ids) for shard in shards if (ids := active.elsewhere.get(int(shard.stem)))}
+    content = content_id(listed, sorted(active.gone), made, *([elsewhere] if elsewhere else []))
     newest = newest_version(run)
     if newest and newest["content"] == content and folder_of(run, newest["number"]).is_dir():
         return _stand(run, newest)
@@ -246,8 +247,8 @@ def _active_tables(
     run: Path, listed: Sequence[dict[str, Any]], active: Active, left_out: dict[str, list[str]]
 ) -> Iterator[pa.Table]:
     """The rows of the run's prompts. Takes note of the prompts that are left out: a version can be written again without it."""
-    unwanted = pa.array(sorted(active.gone), pa.string())
     for shard in listed:
+        unwanted = pa.array(sorted(active.left_out(shard["path"])), pa.string())
         table = read_shard(run / shard["path"], PAIR_SHARD, shard["sha256"])
         is_wanted = pc.invert(pc.is_in(table["prompt_id"], value_set=unwanted))
         if gone := sorted(set(table.filter(pc.invert(is_wanted))["prompt_id"].to_pylist())):

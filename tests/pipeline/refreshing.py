@@ -24,6 +24,8 @@ class Growing:
         self.folder = folder
         self.root = folder / "runs"
         self.run = self.root / "growing"
+        self.more: dict[int, dict[str, str]] = {}
+        """A prompt's number -> columns beside the others, or instead of them."""
         self.completions({})
 
     def completions(self, other: dict[int, Sequence[str]]) -> None:
@@ -33,7 +35,7 @@ class Growing:
 
     def config(self, prompts: Sequence[int], *settings: str, shard_size: int = 2, labeler: str = "compiles") -> Config:
         """The config over these prompts."""
-        rows = [{"prompt": prompt(i), "family": "code"} for i in prompts]
+        rows = [{"prompt": prompt(i), "family": "code", **self.more.get(i, {})} for i in prompts]
         write_jsonl(self.folder / "prompts.jsonl", rows)
         path = self.folder / "config.toml"
         path.write_text(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import urllib.error
 import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -71,3 +72,22 @@ def test_the_metrics_are_served():
     assert 'refreshes_total{exit_code="1"} 1.0' in lines
     assert "dataset_version 3.0" in lines
     assert "dataset_pairs 120.0" in lines
+
+
+def test_health_is_good_until_a_refresh_fails_and_again_after_one_that_did_not():
+    telling = Telling("mine")
+    url = f"http://127.0.0.1:{telling.serve(0)}/health"
+
+    def asked() -> tuple[int, dict]:
+        try:
+            with urllib.request.urlopen(url, timeout=10) as reply:
+                return reply.status, json.loads(reply.read())
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read())
+
+    assert asked() == (200, {"run": "mine", "ok": True, "last_exit_code": None, "last_end": None})
+    telling.hear(1, "")
+    status, said = asked()
+    assert (status, said["ok"], said["last_exit_code"]) == (503, False, 1)
+    telling.hear(0, SAME)
+    assert asked()[0] == 200

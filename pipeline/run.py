@@ -14,6 +14,7 @@ from pipeline import leaving
 from pipeline.audit import Audited, audit, labelling
 from pipeline.audit_memory import audit_key, recall
 from pipeline.canaries import asking
+from pipeline.carry import carry
 from pipeline.config import Config
 from pipeline.damage import Checked
 from pipeline.errors import Damaged, PipelineError
@@ -104,6 +105,7 @@ def _build(
     imported = import_prompts(config.prompts, folder / "prompts", checked)
     plan = make_plan(config, folder)
     want(folder, plan, imported.shards)
+    carry(plan, imported, checked)
     outcome, shards, audited = _labelled(config, folder, plan, imported, executor, checked)
     counts = count(plan, imported.shards, outcome.receipts)
     mend_rows(checked)
@@ -149,7 +151,7 @@ def _shards(folder: Path, plan: Plan, imported: Imported, outcome: Outcome) -> t
     shards = [work for shard in imported.shards if (work := plan.pairs.folder / shard.name) in outcome.receipts]
     if not shards:
         raise PipelineError(describe_failures(outcome.failed) or f"{folder}: no shard was finished")
-    return shards, remember_places(folder, plan, [shard.name for shard in shards])
+    return shards, remember_places(folder, plan, [shard.name for shard in shards], imported.active)
 
 
 def executor_of(config: Config) -> Callable[[], Executor]:

@@ -12,25 +12,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from trainer.attention_choice import sample
 from trainer.config import TrainOptions
 from trainer.logps import hidden_at
 from trainer.model import micro_batch_budget
 from trainer.runlog import say
-from trainer.sharding import blocks, forward
+from trainer.sharding import blocks, forward, is_sharded, local
 
 ROOM = 0.8  # of the memory left; the rest is for what one layer needs at a time, and for fragments (own)
 
 
 def kept_bytes(model: Any, packed: Any) -> int:
     """Bytes that a forward pass keeps for its backward pass, the weights left out."""
-    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    cut = is_sharded(model)
+    weights = set() if cut else storages(model)
     kept: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
+        if storage.data_ptr() not in (storages(model) if cut else weights):  # of a cut model those gathered just now
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
@@ -39,6 +41,12 @@ def kept_bytes(model: Any, packed: Any) -> int:
     total = sum(kept.values())
     del hidden
     return total
+
+
+def storages(model: torch.nn.Module) -> set[int]:
+    """Where the weights lie that are whole on this rank."""
+    whole = (weight for weight in model.parameters() if not isinstance(weight, DTensor))
+    return {weight.untyped_storage().data_ptr() for weight in whole}
 
 
 def free_bytes(device: torch.device) -> int:
@@ -54,7 +62,7 @@ def still_to_come(model: torch.nn.Module, options: TrainOptions) -> int:
     """Bytes of gradients and moments, which the first step makes."""
     moments = 8 if options.moments == "float32" else 4
     return sum(
-        weight.numel() * (moments + 4 + (weight.element_size() if weight.element_size() < 4 else 0))
+        local([weight])[0].numel() * (moments + 4 + (weight.element_size() if weight.element_size() < 4 else 0))
         for weight in model.parameters()
         if weight.requires_grad
     )

@@ -113,6 +113,7 @@ def not_finite(kind: str, step: int, value: float) -> contextlib.ExitStack:
     from trainer.optim import MasterAdamW
 
     done = Counter[str]()
+    objectives: list[Any] = []
     update, outcome, begin = MasterAdamW.step, DpoObjective.outcome, DpoObjective.__init__
 
     def counted(self: Any, rate: float) -> None:
@@ -121,6 +122,12 @@ def not_finite(kind: str, step: int, value: float) -> contextlib.ExitStack:
         if kind == "weights" and done["steps"] == step:
             self.masters[0].data.view(-1)[7] = value
             self.publish()
+        weigh()
+
+    def weigh() -> None:
+        if kind == "data weights" and done["steps"] == step - 1:
+            plan = [items for epoch in range(2) for items in objectives[0].steps(epoch)]
+            objectives[0].weights[plan[step - 1][0]] = value
 
     def poisoned(self: Any, model: Any, items: Any) -> Any:
         if done["steps"] != step - 1 or kind not in ("activations", "gradients"):
@@ -134,9 +141,8 @@ def not_finite(kind: str, step: int, value: float) -> contextlib.ExitStack:
 
     def weighed(self: Any, *given: Any) -> None:
         begin(self, *given)
-        if kind == "data weights":
-            plan = [items for epoch in range(2) for items in self.steps(epoch)]
-            self.weights[plan[step - 1][0]] = value
+        objectives.append(self)
+        weigh()
 
     stack = contextlib.ExitStack()
     stack.enter_context(patch.object(MasterAdamW, "step", counted))
@@ -287,8 +293,8 @@ def main() -> int:
     import torch
 
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
         rows = [pair_row(n) for n in range(20)]
         data, model = write_dataset(folder / "dataset", rows), save_model(folder / "model", seed=0)
 
@@ -296,9 +302,15 @@ def main() -> int:
             return words(data, model, out, "--checkpoint-every", 1, "--keep-checkpoints", 3, "--batch-pairs", 4)
 
         began = time.monotonic()
-        result: dict[str, object] = {"kills": all_kills(make, folder / "kills")}
-        result["damaged checkpoints"] = all_damages(make, folder / "damages")
-        result["not finite"] = all_not_finite(make, folder / "numbers", {row["pair_id"] for row in rows})
+        parts: dict[str, Callable[[], dict[str, int]]] = {
+            "kills": lambda: all_kills(make, folder / "kills"),
+            "damaged checkpoints": lambda: all_damages(make, folder / "damages"),
+            "not finite": lambda: all_not_finite(make, folder / "numbers", {row["pair_id"] for row in rows}),
+        }
+        result: dict[str, object] = {}
+        for name, part in parts.items():
+            result[name] = part()
+            print(name, result[name], file=sys.stderr)
         print(json.dumps({**result, "seconds": round(time.monotonic() - began)}))
     return 0
 

@@ -20,6 +20,7 @@ from pipeline.damage import Checked
 from pipeline.errors import Damaged, PipelineError
 from pipeline.evidence import Places, remember_places
 from pipeline.executors import Executor
+from pipeline.executors.ahead import ahead
 from pipeline.executors.local import LocalExecutor
 from pipeline.garbage import want
 from pipeline.isolation import require_isolation
@@ -102,11 +103,12 @@ def _build(
 ) -> Finished:  # fmt: skip
     write_json(folder / "config.json", TypeAdapter(Config).dump_python(config, mode="json"))
     lost = require_isolation(config)
-    imported = import_prompts(config.prompts, folder / "prompts", checked)
     plan = make_plan(config, folder)
-    want(folder, plan, imported.shards)
-    carry(plan, imported, checked)
-    outcome, shards, audited = _labelled(config, folder, plan, imported, executor, checked)
+    with ahead(executor, plan) as executor:
+        imported = import_prompts(config.prompts, folder / "prompts", checked)
+        want(folder, plan, imported.shards)
+        carry(plan, imported, checked)
+        outcome, shards, audited = _labelled(config, folder, plan, imported, executor, checked)
     counts = count(plan, imported.shards, outcome.receipts)
     mend_rows(checked)
     version = None

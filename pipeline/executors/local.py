@@ -47,6 +47,7 @@ class LocalExecutor:
         self._engine: Engine | None = None
         self._turns = threading.Semaphore()
         self._before = Progress()
+        self._warming: Future[object] | None = None
 
     def submit(self, work: Work) -> Future[Receipt]:
         """Starts the work on a thread when it needs an engine, else in a process."""
@@ -57,6 +58,10 @@ class LocalExecutor:
         self._flying.add(flying)
         flying.add_done_callback(self._flying.discard)
         return flying
+
+    def warm(self, spec: EngineSpec) -> None:
+        """Begins to load an engine that will be asked for."""
+        self._warming = self._threads.submit(self._borrow, spec)
 
     def progress(self) -> Progress:
         """What this executor's engines have finished."""
@@ -80,6 +85,8 @@ class LocalExecutor:
         closing.join(grace_s)
 
     def _perform_with_engine(self, work: Work, spec: EngineSpec) -> Receipt:
+        if self._warming is not None:
+            self._warming.result()  # an engine that did not start is not tried again
         engine, turns = self._borrow(spec)
         with turns, work.stage.open(engine) as transform:
             return perform(work, transform)

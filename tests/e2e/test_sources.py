@@ -69,6 +69,9 @@ def test_two_models_run_one_after_the_other(tmp_path):
     assert {c["text"] for c in by_source["first"]} != {c["text"] for c in by_source["second"]}, (
         "sources must not share draws"
     )
+    labelled = min(shard.stat().st_mtime for shard in tmp_path.glob("run/labels-*/*.parquet"))
+    second = min(shard.stat().st_mtime for shard in tmp_path.glob("run/completions-second-*/*.parquet"))
+    assert labelled < second - 1, "the first model's completions must be labelled while the second model loads"
 
 
 FOREIGN = {

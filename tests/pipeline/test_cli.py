@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.rules import RULES
 from pipeline.run import locked
+from pipeline.shards import read_shard, receipt_of, write_shard
 from tests.pipeline.conftest import write_replay
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,11 +120,12 @@ def test_a_held_folder_is_exit_code_75(config, tmp_path):
 
 def test_a_failed_shard_is_exit_code_1_and_named(config, tmp_path):
     assert cli("run", config, cwd=tmp_path).returncode == 0
-    shard = sorted((tmp_path / "runs" / "replayed").glob("completions-*/00000.parquet"))[0]
-    shard.write_bytes(shard.read_bytes()[:-50] + b"\0" * 50)
-    for receipt in (tmp_path / "runs" / "replayed").glob("labels-*/*.json"):
-        receipt.unlink()
+    folder = tmp_path / "runs" / "replayed"
+    shard = next(folder.glob("completions-*/00000.parquet"))
+    write_shard(shard, read_shard(shard).drop_columns(["logp"]), receipt_of(shard).inputs)
+    for path in (*folder.glob("labels-*/*.json"), folder / "checked.json"):
+        path.unlink()
     done = cli("run", config, cwd=tmp_path)
     assert done.returncode == 1
-    assert "00000.parquet: cannot be read" in done.stderr
+    assert "00000.parquet: has other columns" in done.stderr
     assert "dataset" in done.stdout

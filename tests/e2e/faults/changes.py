@@ -85,6 +85,18 @@ def makes_what_depends(ground: Path, folder: Path, change: Change) -> str:
     return ", ".join(sorted(expected)) or "nothing"
 
 
+def renames_what_depends(ground: Path, folder: Path, change: Change) -> None:
+    """The same by the folders' names alone, which is quick: what is to be made again has another one, the rest has not."""
+    changed = folder / "changed"
+    shutil.copytree(ground, changed, symlinks=True)
+    change.edit(changed)
+    with change.code() if change.code else _as_it_is():  # type: ignore[attr-defined]
+        after = {step.folder.name for step in make_plan(config(changed, *change.settings), folder).steps}
+    before = {step.folder.name for step in make_plan(config(ground), folder).steps}
+    stages = {name.rpartition("-")[0] for name in after - before}
+    assert stages == (set() if change.shards else change.stages), change.name
+
+
 def require_no_mixture(plan, finished) -> None:
     """Every shard of the version was made of the very inputs that the plan names, down to the prompts."""
     manifest = json.loads((finished.folder / "versions" / f"{finished.version.number:04d}.json").read_text())

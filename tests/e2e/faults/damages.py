@@ -6,7 +6,6 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,8 +62,8 @@ class Ground:
         for inputs, kind in ((self.folder, "function"), (self.other, "method")):
             write_inputs(inputs, kind=kind)
             run(config(inputs), inputs / "runs")
-            run(config(inputs, "pairs.max_per_prompt=1"), inputs / "runs")  # a second version, and history
-            run(config(inputs), inputs / "runs")
+        run(config(self.folder, "pairs.max_per_prompt=1"), self.folder / "runs")  # a second version
+        run(config(self.folder), self.folder / "runs")
 
     @property
     def run(self) -> Path:
@@ -129,10 +128,10 @@ def noted(run: Path) -> list[str]:
     return [json.loads(why.read_text())["file"] for why in sorted((run / "quarantine").glob("*/why.json"))]
 
 
-def all_kinds() -> Iterator[Damage]:
-    """Each kind once, in a place of its own where there are enough."""
-    for i, kind in enumerate(KINDS):
-        yield Damage(PLACES[i % 5], kind, i)
+def one_in_each_place() -> list[Damage]:
+    """A damage in every place, of every kind that the file's times show."""
+    kinds = [kind for kind in KINDS if kind != "rotten"]
+    return [Damage(place, kinds[i % len(kinds)], i) for i, place in enumerate(PLACES)]
 
 
 def _spoil(path: Path, damage: Damage) -> None:

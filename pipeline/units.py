@@ -20,7 +20,7 @@ Type=oneshot
 WorkingDirectory={folder}
 ExecStart={command}
 # 75: another run holds the folder; the next time will do
-SuccessExitStatus=75
+SuccessExitStatus=75 130
 KillSignal=SIGINT
 TimeoutStopSec=120
 

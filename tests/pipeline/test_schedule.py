@@ -222,7 +222,7 @@ def test_the_systemd_unit_says_the_same_times():
     text = unit("systemd", "my run", Cron("*/15 3-5 * * 1-5"), COMMAND)
     assert "OnCalendar=Mon,Tue,Wed,Thu,Fri *-*-* 03..05:00/15:00" in text
     assert 'ExecStart=/usr/bin/python3 -m pipeline refresh "/a b/c.toml" --set "x=\\"50%%\\"" --json' in text
-    assert "SuccessExitStatus=75" in text
+    assert "SuccessExitStatus=75 130" in text
     assert "Persistent=true" in text
     assert "OnUnitActiveSec=21600s" in unit("systemd", "r", Every(6 * 3600), COMMAND)
 
@@ -269,6 +269,29 @@ def test_the_kubernetes_job_is_yaml_and_never_overlaps(kind):
     assert (job["spec"]["schedule"], job["spec"]["concurrencyPolicy"]) == ("0 3 * * *", "Forbid")
     [container] = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
     assert container["command"] == COMMAND
+
+
+def test_the_kubernetes_job_is_valid_by_the_schema_of_kubernetes():
+    validate = pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate, 108 MB").validate
+    job = yaml.safe_load(unit("kubernetes", "My Run_1", Cron("*/15 3 * * 1-5"), COMMAND))
+    assert validate(job, "1.34", strict=True) == "1.34"
+
+
+def test_the_airflow_dag_is_read_by_airflow(tmp_path, monkeypatch):
+    pytest.importorskip("airflow", reason="needs apache-airflow")
+    from airflow.models.dagbag import DagBag
+
+    (tmp_path / "dag.py").write_text(unit("airflow", "run", Cron("0 3 * * *"), COMMAND))
+    assert not DagBag(tmp_path, include_examples=False).import_errors
+
+
+def test_the_cron_lines_times_are_read_by_a_cron_parser():
+    from apscheduler.triggers.cron import CronTrigger
+
+    for seconds in (60, 900, 3600, 21600, 86400):
+        trigger = CronTrigger.from_crontab(" ".join(unit("cron", "r", Every(seconds), COMMAND).split()[:5]), "UTC")
+        first = trigger.get_next_fire_time(None, NOW)
+        assert (trigger.get_next_fire_time(first, first + timedelta(seconds=1)) - first).total_seconds() == seconds
 
 
 def test_the_airflow_dag_compiles_and_never_overlaps():

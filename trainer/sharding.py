@@ -47,10 +47,10 @@ def blocks(model: torch.nn.Module) -> list[torch.nn.Module]:
         TrainerError: the model does not say which of its modules they are.
     """
     names = set(getattr(model, "_no_split_modules", None) or ())
-    found = [module for module in model.modules() if type(module).__name__ in names]
+    found = [module for module in model.modules() if type(module).__name__.removeprefix("FSDP") in names]
     if not found:
         raise TrainerError(
-            f"{type(model).__name__} does not name its layers (_no_split_modules), so it cannot be cut; hint: --shard never"
+            f"{type(model).__name__} does not name its layers (_no_split_modules), so it can neither be cut nor recomputed; hint: --shard never, --recompute never"
         )
     return found
 

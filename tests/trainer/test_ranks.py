@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 KINDS = {
     "whole": ("--shard", "never"),
     "cut": ("--shard", "always", "--checkpoint-every", "3", "--keep-checkpoints", "9"),
-    "cut_lora": ("--shard", "always", "--lora-rank", "4", "--merge", "--reference", "base"),
+    "cut_lora": ("--shard", "always", "--lora-rank", "4", "--merge", "--reference", "base", "--recompute", "always"),
 }
 
 
@@ -44,7 +44,7 @@ def folder(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     argv = [word for line in lines for word in (*line, "NEXT")][:-1]
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("ddp_run.py")), *argv],
-        capture_output=True, text=True, timeout=200, check=False, cwd=ROOT,
+        capture_output=True, text=True, timeout=280, check=False, cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

@@ -65,7 +65,7 @@ def test_of_four_starters_one_works_and_the_others_say_who(inputs, tmp_path):
 
 
 def test_sigterm_ends_a_run_within_seconds_and_the_same_command_gives_the_same_bytes(inputs, expected):
-    stops.stops(inputs, 1.2, signal.SIGTERM, expected)
+    stops.stops(inputs, 9, 0.02, signal.SIGTERM, expected)
 
 
 def test_ctrl_c_drops_a_labeler_that_thinks_for_ten_minutes(tmp_path):

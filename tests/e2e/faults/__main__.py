@@ -36,9 +36,7 @@ class Cases:
         self.folder, self.seed = folder, seed
         self.inputs = folder / "inputs"
         write_inputs(self.inputs)
-        began = time.monotonic()
         run(config(self.inputs), folder / "undisturbed")
-        self.seconds = time.monotonic() - began
         self.expected = shards(folder / "undisturbed" / "faults")
 
     def damages(self, n: int) -> Iterator[Case]:
@@ -73,8 +71,9 @@ class Cases:
         pick = random.Random(self.seed)
         for i in range(n):
             number = signal.SIGINT if i % 4 == 3 else signal.SIGTERM
-            after = pick.uniform(0.1, 1.5 * self.seconds)
-            yield f"{number.name} after {after:.2f} s", partial(stops.stops, self.inputs, after, number, self.expected)
+            files, after = pick.randrange(2 * len(self.expected) + 8), pick.uniform(0, 0.1)
+            name = f"{number.name} {after:.3f} s after file {files}"
+            yield name, partial(stops.stops, self.inputs, files, after, number, self.expected)
         for times in (1, 2):
             name = f"Ctrl-C {times} times while a labeler thinks"
             yield name, partial(stops.stops_while_busy, self.folder / f"busy{times}", times)

@@ -77,12 +77,24 @@ def _described(process: Path) -> tuple[str, bytes]:
         return "", b""
 
 
-def stops(inputs: Path, after_s: float, number: signal.Signals, expected: dict[str, bytes]) -> str:
-    """Stops a run after so many seconds and runs it again. Raises AssertionError; gives what happened."""
+def reached(run: Path, n_files: int, running: subprocess.Popen[str]) -> None:
+    """Waits until the run's folder holds so many files, or the run ended: a moment that is the same on any machine."""
+    while running.poll() is None and sum(1 for path in run.rglob("*") if path.is_file()) < n_files:
+        time.sleep(0.005)
+
+
+def stops(inputs: Path, n_files: int, after_s: float, number: signal.Signals, expected: dict[str, bytes]) -> str:
+    """Stops a run and runs it again. Raises AssertionError; gives what happened.
+
+    Args:
+        n_files: files in the run's folder by then.
+        after_s: seconds later.
+    """
     with tempfile.TemporaryDirectory() as place:
         root, tmp = Path(place) / "runs", Path(place) / "tmp"
         tmp.mkdir()
         running = started(command("run", inputs / "config.toml", "--root", root), tmp)
+        reached(root / "faults", n_files, running)
         time.sleep(after_s)
         held = (root / "faults" / ".lock").exists()
         stopped = tell(running, number)
@@ -94,7 +106,7 @@ def stops(inputs: Path, after_s: float, number: signal.Signals, expected: dict[s
             assert set(damaged) <= {"config.json"}, damaged
         again = cli("run", inputs / "config.toml", "--root", root)
         assert again.returncode == 0, again.stderr[-3000:]
-        assert shards(root / "faults") == expected, f"after {after_s}"
+        assert shards(root / "faults") == expected, f"after {n_files} files"
         return f"exit {stopped.code} in {stopped.seconds:.1f} s"
 
 

@@ -69,7 +69,9 @@ class ModelOptions:
         "auto",
     )
     attention: str = option(
-        "transformers' attention; auto = eager for bfloat16 on cpu (1.3x there for rows of 64), else sdpa", "auto"
+        "auto = a kernel over trees where it gives the model's own numbers (docs/training.md), else transformers' sdpa (eager for "
+        "bfloat16 on cpu); a name = transformers' attention of that name, on padded rows",
+        "auto",
     )
     max_length: int = option(
         "most tokens of prompt and completion; longer rows are refused and counted (TRL's 1024, doubled: own)", 2048
@@ -78,7 +80,7 @@ class ModelOptions:
         "keep a pair that is too long without its prompt's beginning, and say so; a completion is never cut", False
     )
     micro_batch_tokens: int = option(
-        "token budget of one forward pass, padding included; lower it when memory runs out; 0 = 1024 on cpu, 16384 on cuda (own)",
+        "tokens of one forward pass; lower it when memory runs out; 0 = 2048 on cpu (docs/log.md), 16384 on cuda (own)",
         0,
     )
     head_mib: int = option(
@@ -361,7 +363,7 @@ class RewardsOptions:
     attention: str = option("transformers' attention; auto = eager for bfloat16 on cpu, else sdpa", "auto")
     max_length: int = option("tokens of a conversation; longer ones get null; 0 = what the model takes (own)", 0)
     micro_batch_tokens: int = option(
-        "token budget of one forward pass, padding included; 0 = 1024 on cpu, 16384 on cuda (own)", 0
+        "tokens of one forward pass; 0 = 2048 on cpu (docs/log.md), 16384 on cuda (own)", 0
     )
     head_mib: int = option("memory for float32 logits; above it they are computed in pieces (own)", 256)
 

@@ -144,8 +144,8 @@ def choose_attention(name: str, device: torch.device, dtype: torch.dtype) -> str
 
 
 def micro_batch_budget(tokens: int, device: torch.device) -> int:
-    """Padded tokens of one forward pass by its option: small on CPU, where caches are small and length buckets are cheap."""
-    return tokens or (16384 if device.type == "cuda" else 1024)
+    """Tokens of one forward pass by its option: few on a CPU, where more gain nothing (docs/log.md)."""
+    return tokens or (16384 if device.type == "cuda" else 2048)
 
 
 def check_folder(source: str) -> None:

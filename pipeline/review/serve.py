@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.errors import ConfigError
@@ -59,9 +60,8 @@ def serve(page: Page, host: str, port: int, say: Callable[[str], None]) -> None:
         )
     server = uvicorn.Server(uvicorn.Config(page.app(), log_level="warning", access_log=False, server_header=False))
     try:
-        server.run(sockets=[listener])
-    except KeyboardInterrupt:  # uvicorn passes on what ended it: that is how one leaves
-        pass
+        with suppress(KeyboardInterrupt):  # uvicorn passes on what ended it: that is how one leaves
+            server.run(sockets=[listener])
     finally:
         page.store.close()
 

@@ -13,7 +13,7 @@ from pipeline.engines import EngineSpec
 from pipeline.errors import BrokenLabeler, BudgetSpent, ConfigError, EngineFailed, EnvironmentLacks
 from pipeline.executors import Executor, WorkerDied
 from pipeline.shards import Receipt
-from pipeline.stores import sent_out
+from pipeline.stores import came_back, sent_out
 from pipeline.work import Work, finished
 
 FATAL = (BrokenLabeler, BudgetSpent, LabelerError, EngineFailed, ConfigError, EnvironmentLacks)
@@ -107,6 +107,7 @@ class Runner:
         if error is None:
             self._outcome.receipts[work.output] = future.result()
             self._outcome.made.add(work.output)
+            came_back(work.output)
             for reader in self._released_by(work.output):
                 self._arrive(reader)
         elif isinstance(error, FATAL):

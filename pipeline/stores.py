@@ -111,8 +111,7 @@ class StorePath(Text):
             if self.key not in memory.seen:
                 raise FileNotFoundError(f"{self}: there is no such object")
             return memory.seen[self.key]
-        found = self._asked(lambda store, key: _obstore().head(store, key))
-        return Seen(found["size"], _tag(found))
+        return self._looked()
 
     def is_file(self) -> bool:
         """Whether there is such an object."""
@@ -171,6 +170,10 @@ class StorePath(Text):
     def resolve(self, strict: bool = False) -> StorePath:
         """Itself."""
         return self
+
+    def _looked(self) -> Seen:
+        found = self._asked(lambda store, key: _obstore().head(store, key))
+        return Seen(found["size"], _tag(found))
 
     def _fetched(self) -> bytes:
         return self._asked(lambda store, key: bytes(_obstore().get(store, key).bytes()))
@@ -251,6 +254,15 @@ def sent_out(shard: Path) -> None:
     if is_store(shard):
         for memory in MEMORIES.values():
             memory.away |= {shard.key, shard.with_suffix(".json").key}
+
+
+def came_back(shard: Path) -> None:
+    """Looks at a shard and its receipt that another process has finished: from now on they are known."""
+    if is_store(shard):
+        for path in (shard, shard.with_suffix(".json")):
+            for memory in MEMORIES.values():
+                memory.away.discard(path.key)
+            path._note(path._looked())
 
 
 def require_reachable(place: Path) -> None:

@@ -10,7 +10,9 @@ import time
 import tomllib
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -150,10 +152,28 @@ def test_ray_up_takes_the_pages_cluster():
     validate_config(prepare_config(yaml.safe_load(blocks("yaml")[0])))
 
 
-def test_every_container_of_the_pages_kubernetes_job_mounts_the_shared_folder():
-    spec = yaml.safe_load(blocks("yaml")[1])["spec"]
-    groups = [spec["rayClusterSpec"]["headGroupSpec"], *spec["rayClusterSpec"]["workerGroupSpecs"]]
-    for pod in (group["template"]["spec"] for group in groups):
-        volumes = {volume["name"] for volume in pod["volumes"]}
-        assert all({m["name"] for m in c["volumeMounts"]} == volumes for c in pod["containers"])
-    assert "--root /shared/" in spec["entrypoint"]
+def pods() -> list[dict[str, Any]]:
+    """The page's KubeRay job's pods, as Kubernetes would be asked for them."""
+    cluster = yaml.safe_load(blocks("yaml")[2])["spec"]["rayClusterSpec"]
+    templates = [group["template"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+    return [{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, **template} for template in templates]
+
+
+@pytest.mark.parametrize("manifest", [yaml.safe_load(blocks("yaml")[1]), *pods()], ids=["secret", "head", "workers"])
+def test_kubernetes_takes_the_pages_secret_and_pods(manifest):
+    kubernetes_validate.validate(manifest, "1.33", strict=True)
+
+
+def test_every_container_of_the_page_has_the_identity_for_the_store_and_the_run_lies_there():
+    secret, job = (yaml.safe_load(text) for text in blocks("yaml")[1:3])
+    containers = [container for pod in pods() for container in pod["spec"]["containers"]]
+    assert [c["envFrom"] for c in containers] == [[{"secretRef": {"name": secret["metadata"]["name"]}}]] * 2
+    assert " --root s3://" in job["spec"]["entrypoint"]
+
+
+def test_every_recipe_of_the_page_runs_the_pipeline_with_options_that_it_has(replayed):
+    commands = re.findall(r"python -m pipeline run \S+((?: --[\w-]+ \S+)+)", PAGE)
+    assert len(commands) >= 5
+    for options in commands:
+        assert set(re.findall(r"--[\w-]+", options)) <= {"--root", "--executor", "--set"}
+        assert replayed(*re.findall(r"--set ([^\s']+)", options)).ray.address in ("auto", "")

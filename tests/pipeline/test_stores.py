@@ -27,7 +27,7 @@ from pipeline.refresh import refresh
 from pipeline.run import run
 from pipeline.shards import file_sha256, read_json, read_receipt, read_shard, write_shard
 from pipeline.store_memory import MEMORIES
-from pipeline.stores import StorePath, Unmet, place_of, remembering, require_reachable, sent_out
+from pipeline.stores import StorePath, Unmet, came_back, place_of, remembering, require_reachable, sent_out
 from pipeline.versions import current, rollback
 from tests.pipeline.conftest import write_replay
 from tests.pipeline.refreshing import Growing
@@ -169,7 +169,7 @@ def test_who_holds_a_folder_asks_for_a_receipt_once_however_often_it_looks(place
     assert MEMORIES == {}
 
 
-def test_what_others_write_is_asked_for(place):
+def test_what_others_write_is_asked_for_until_it_came_back(place, monkeypatch):
     shard = place / "labels-a" / "00000.parquet"
     with remembering(place):
         sent_out(shard)
@@ -179,7 +179,10 @@ def test_what_others_write_is_asked_for(place):
             timeout=60,
             cwd=ROOT,
         )
-        assert read_receipt(shard)
+        assert read_receipt(shard).rows == 1
+        came_back(shard)
+        asked = Asked(monkeypatch)
+        assert (read_receipt(shard).rows, read_receipt(shard).rows, asked.n) == (1, 1, 1)
 
 
 OTHER = """

@@ -69,8 +69,8 @@ class ModelOptions:
         "auto",
     )
     attention: str = option(
-        "auto = a kernel over trees where it gives the model's own numbers (docs/training.md), else transformers' sdpa (eager for "
-        "bfloat16 on cpu); a name = transformers' attention of that name, on padded rows",
+        "auto = a kernel over trees where it gives the model's own numbers (docs/training.md), else transformers' sdpa "
+        "(eager for bfloat16 on cpu); a name = transformers' attention of that name, on padded rows",
         "auto",
     )
     max_length: int = option(

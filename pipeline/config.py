@@ -124,7 +124,7 @@ class Published:
     Args:
         license: an SPDX name for the card; yours to state.
         min_pairs: fewer pairs than this is exit code 4.
-        publish_to: where `refresh` publishes: folders, fsspec URLs, hf://datasets/OWNER/NAME.
+        publish_to: where `refresh` publishes: folders, URLs of object stores, hf://datasets/OWNER/NAME.
         private: whether a Hub repository that does not exist yet is made private.
         keep: versions whose rows `refresh` keeps; 0 keeps all. Manifests always stay.
     """

@@ -184,40 +184,45 @@ def name_padding(out: Path, loaded: Loaded) -> None:
         write_text(path, json.dumps({**settings, "pad_token": name}, indent=2, ensure_ascii=False) + "\n")
 
 
-def identity_of(options: RewardModelOptions, loaded: Loaded, found: PairSet) -> str:
-    """The run's fingerprint."""
+def identity_of(options: RewardModelOptions, loaded: Loaded, found: PairSet, held: PairSet) -> str:
+    """The run's fingerprint. Held-out pairs are in it where they decide when the run stops."""
     asked = [pair.margin for pair in found.pairs] if options.margin_weight else []
-    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:32]
-    return fingerprint(options, data=found.data_hash, margins=digest, **loaded.hashes)
+    margins_hash = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:32]
+    held_out = held.data_hash if options.patience else None
+    return fingerprint(options, data=found.data_hash, margins=margins_hash, held_out=held_out, **loaded.hashes)
+
+
+def pairs_of(sources: Sequence[str], loaded: Loaded, options: RewardModelOptions, refused: str) -> PairSet:
+    """The pairs of some data, told and with the refused ones written down; none where there are no sources."""
+    if not sources:
+        return PairSet()
+    found = read_pairs(data_files(sources), loaded, options.max_length, cut_prompt=options.cut_prompt)
+    tell(found, loaded, ", ".join(sources))
+    found.refusals.write(Path(options.out) / refused)
+    return found
 
 
 def run(options: RewardModelOptions) -> dict[str, Any]:
     """`python -m trainer reward`."""
-    files = data_files(options.data)
+    data_files(options.data)  # before anything is made
     out = prepare_out(options)
     loaded = load(options)
-    found = read_pairs(files, loaded, options.max_length, cut_prompt=options.cut_prompt)
-    tell(found, loaded, ", ".join(options.data))
-    found.refusals.write(out / "refused.jsonl")
-    identity = identity_of(options, loaded, found)
+    found = pairs_of(options.data, loaded, options, "refused.jsonl")
+    held = pairs_of(options.eval_data, loaded, options, "refused-eval.jsonl")
+    identity = identity_of(options, loaded, found, held)
     before = finished(out, identity)
     if before is not None:
         name_padding(out, loaded)
         return before
-    held_out = (
-        read_pairs(data_files(options.eval_data), loaded, options.max_length, cut_prompt=options.cut_prompt).pairs
-        if options.eval_data
-        else []
-    )
     loaded = with_head(loaded, options.seed)
     with joined(loaded.device) as ranks:
         optimizer = open_optimizer(loaded, options, ranks)
         objective = RewardObjective(found.pairs, loaded, options)
-        asked = RewardObjective(held_out, loaded, options) if held_out else None
+        asked = RewardObjective(held.pairs, loaded, options) if held.pairs else None
         result = train(Job(loaded, optimizer, objective, options, identity, ranks, asked))
         if ranks.is_first:
             name_padding(out, loaded)
         if asked is not None:
-            result["held_out"] = held_out_accuracy(held_out, margins(loaded.model, asked))
+            result["held_out"] = held_out_accuracy(held.pairs, margins(loaded.model, asked))
             say(f"held-out accuracy, by the chosen's length beside the rejected's: {json.dumps(result['held_out'])}")
     return {**result, "refused": dict(found.refused)}

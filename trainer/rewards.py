@@ -190,7 +190,16 @@ def classifier(options: RewardsOptions, device: torch.device) -> Any:
         raise UsageError(
             f"{options.model} has {model.config.num_labels} outputs; hint: a reward model has one (num_labels = 1)"
         )
-    return model.to(device).eval()
+    return with_float32_head(model.to(device).eval())
+
+
+def with_float32_head(model: Any) -> Any:
+    """The same model, whose linear head computes in float32: in bfloat16 a number has three digits, and close ones would tie."""
+    head = getattr(model, "score", None)
+    if isinstance(head, torch.nn.Linear):
+        head.float()
+        head.register_forward_pre_hook(lambda _, given: (given[0].float(),))
+    return model
 
 
 def longest(options: RewardsOptions, model: Any) -> int:

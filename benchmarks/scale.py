@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -217,7 +218,7 @@ class Watch:
             for process in (me, *me.children(recursive=True)):
                 try:
                     self._look(process, "run" if process.pid == me.pid else "")
-                except (psutil.Error, OSError, ValueError):
+                except (psutil.Error, OSError):
                     continue  # it has ended since
             if over:
                 return
@@ -230,7 +231,8 @@ class Watch:
         spent = process.cpu_times()
         self.cpu_s[pid] = spent.user + spent.system
         status = Path(f"/proc/{pid}/status").read_text()
-        self.peak_mb[self.roles[pid]][pid] = int(status.split("VmHWM:")[1].split()[0]) // 1024
+        if found := re.search(r"VmHWM:\s+(\d+) kB", status):  # what has ended and is not buried has none
+            self.peak_mb[self.roles[pid]][pid] = int(found[1]) // 1024
 
 
 def per_completion(sizes: dict[int, dict[str, Any]]) -> dict[str, Any]:

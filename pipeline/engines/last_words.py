@@ -1,12 +1,18 @@
-"""What an engine in a process of its own says before it dies: its log of errors, kept in a file until the next start."""
+"""What an engine in a process of its own says before it dies, and its end when the run ends.
+
+Both come in with the logging configuration, the one thing that vLLM lets a user put into its processes before they begin.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import os
 import tempfile
 from pathlib import Path
+
+from labelers.confine import die_with_parent
 
 TAIL_BYTES = 20_000
 """Of the log's end: a traceback of vLLM's is 5 to 10 thousand."""
@@ -35,15 +41,29 @@ class LastWords:
         self._folder.cleanup()
 
 
+def handler(filename: str, run: int) -> logging.Handler:
+    """The file that a process of the engine logs to. Called in that process as it begins, it also ties it to its parent: vLLM's
+    own would go on after a run that is killed, and hold the device's memory.
+
+    Args:
+        run: the process id of the run, which reads the same configuration and has no such tie.
+    """
+    parent = multiprocessing.parent_process()
+    if os.getpid() != run and parent is not None and parent.pid is not None:
+        die_with_parent(parent.pid)
+    return logging.FileHandler(filename, delay=True)
+
+
 def _config(log: Path) -> dict[str, object]:
     """Errors go to the file, and what the user asks for with VLLM_LOGGING_LEVEL to stderr as well."""
     level = os.environ.get("VLLM_LOGGING_LEVEL", "CRITICAL")
+    file = {"()": f"{__name__}.handler", "filename": str(log), "run": os.getpid()}
     return {
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"plain": {"format": "%(levelname)s %(asctime)s [%(name)s] %(message)s"}},
         "handlers": {
-            "file": {"class": "logging.FileHandler", "filename": str(log), "level": "ERROR", "formatter": "plain", "delay": True},
+            "file": {**file, "level": "ERROR", "formatter": "plain"},
             "stderr": {"class": "logging.StreamHandler", "level": level, "formatter": "plain"},
         },
         "loggers": {"vllm": {"handlers": ["file", "stderr"], "level": min(level, "ERROR", key=_number), "propagate": False}},

@@ -100,13 +100,16 @@ class Pump:
         say: tells the user.
         name: the model's.
         stall_s: seconds without a step after which the engine is taken for dead.
+
+    Raises:
+        EngineFailed: it does not start.
     """
 
     def __init__(
         self, start: Callable[[int | None], Core], say: Callable[[str], None], name: str, stall_s: float
     ) -> None:
         self._start, self._say, self._name, self._stall_s = start, say, name, stall_s
-        self.core = self._started(None)
+        self.core: Core
         self.progress = Progress()
         self.failure: EngineFailed | None = None
         self._inbox: queue.SimpleQueue[list[Ticket] | None] = queue.SimpleQueue()
@@ -117,8 +120,12 @@ class Pump:
         self._steps, self._busy_s = 0, 0.0
         self._gaps: list[float] = []
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
-        self._thread.start()
+        started = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(started,), name=f"engine {name}", daemon=True)
+        self._thread.start()  # it starts the engine as well: a process dies with the thread that began it
+        started.wait()
+        if self.failure is not None:
+            raise self.failure
         threading.Thread(target=self._watch, name=f"watch {name}", daemon=True).start()
 
     def send(self, tickets: list[Ticket]) -> None:
@@ -146,8 +153,10 @@ class Pump:
         if self.failure is None:
             self.core.close()
 
-    def _run(self) -> None:
+    def _run(self, started: threading.Event) -> None:
         try:
+            self.core = self._started(None)
+            started.set()
             while not self._closing.is_set():
                 if (said := self._turned()) and not self._closing.is_set():
                     self._restart(said)
@@ -155,6 +164,8 @@ class Pump:
             self.failure = failure
         except BaseException as error:  # every caller must hear of it, whatever it is
             self.failure = EngineFailed(f"{self._name}: the engine's thread died: {type(error).__name__}: {error}")
+        finally:
+            started.set()
 
     def _turned(self) -> str:
         """One turn; what the engine said if it died of it. The exception is let go: it holds on to the engine's memory."""

@@ -291,6 +291,7 @@ def prepare_environment(spec: Vllm) -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
+    os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")  # a fork would copy locks that threads hold
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if spec.in_process else "1"
     if spec.in_process:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # otherwise 7x slower on CPU (shared/sampling-speed.md)

@@ -20,6 +20,8 @@ from pipeline.errors import EngineFailed
 
 LOOK_EVERY_S = 0.5
 """Between two looks at whether the engine's process lives."""
+CLOSE_WITHIN_S = 60.0
+"""For an engine to give its memory back; vLLM needs a second or two (own)."""
 AGAIN_AFTER_S = (1.0, 5.0, 15.0)
 """Waits before an engine that does not start is tried again: a dead one's memory comes back late."""
 
@@ -149,9 +151,8 @@ class Pump:
         """Ends the threads and the engine; what is not answered stays so."""
         self._closing.set()
         self._inbox.put(None)
-        self._thread.join(timeout=60)
         if self.failure is None:
-            self.core.close()
+            self._thread.join(CLOSE_WITHIN_S)
 
     def _run(self, started: threading.Event) -> None:
         try:
@@ -160,6 +161,7 @@ class Pump:
             while not self._closing.is_set():
                 if (said := self._turned()) and not self._closing.is_set():
                     self._restart(said)
+            self.core.close()
         except EngineFailed as failure:
             self.failure = failure
         except BaseException as error:  # every caller must hear of it, whatever it is

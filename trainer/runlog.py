@@ -51,6 +51,7 @@ class RunLog:
     def __init__(
         self, out: Path, *, total: int, start: int, tensorboard: bool, active: bool, wandb: str = "", run_id: str = ""
     ) -> None:
+        self.wandb = _wandb(out, wandb, run_id) if active and wandb else None  # first: it alone may fail
         terminal = sys.stderr.isatty()
         self.bar = tqdm(
             total=total,
@@ -63,7 +64,6 @@ class RunLog:
         self.lines = JsonLines(out / "log.jsonl", start) if active else None
         self.alarms = JsonLines(out / "alarms.jsonl", start) if active else None
         self.board = _board(out, start) if active and tensorboard else None
-        self.wandb = _wandb(out, wandb, run_id) if active and wandb else None
 
     def write(self, step: int, numbers: dict[str, float]) -> None:
         """One step's numbers, 1-based."""

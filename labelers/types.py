@@ -16,6 +16,8 @@ Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "error"]
 AbstainKind = Literal["not_applicable", "unparsable", "timeout", "unavailable", "crashed"]
 Preference = Literal["a", "b", "tie"]
+ROLES, ABSTAIN_KINDS, PREFERENCES = get_args(Role), get_args(AbstainKind), get_args(Preference)
+"""The same as values, for checks."""
 
 
 def content_id(*parts: Any) -> str:
@@ -37,8 +39,8 @@ class Message:
     content: str
 
     def __post_init__(self) -> None:
-        if self.role not in get_args(Role):
-            raise ValueError(f"role is {self.role!r}; hint: one of {', '.join(get_args(Role))}")
+        if self.role not in ROLES:
+            raise ValueError(f"role is {self.role!r}; hint: one of {', '.join(ROLES)}")
         if not isinstance(self.content, str):
             raise TypeError(f"content is {type(self.content).__name__}; hint: a message's content is text")
 
@@ -127,8 +129,8 @@ class Verdict:
     reason: str = ""
 
     def __post_init__(self) -> None:
-        if self.prefers not in get_args(Preference):
-            raise ValueError(f"a verdict prefers {self.prefers!r}; hint: one of {', '.join(get_args(Preference))}")
+        if self.prefers not in PREFERENCES:
+            raise ValueError(f"a verdict prefers {self.prefers!r}; hint: one of {', '.join(PREFERENCES)}")
 
     def swap(self) -> Verdict:
         """The same verdict on the swapped comparison."""
@@ -155,8 +157,8 @@ class Abstain:
     reason: str = ""
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(AbstainKind):
-            raise ValueError(f"an abstention's kind is {self.kind!r}; hint: one of {', '.join(get_args(AbstainKind))}")
+        if self.kind not in ABSTAIN_KINDS:
+            raise ValueError(f"an abstention's kind is {self.kind!r}; hint: one of {', '.join(ABSTAIN_KINDS)}")
 
 
 @dataclass(frozen=True, slots=True)

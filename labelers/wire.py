@@ -14,18 +14,18 @@ import socket
 import struct
 import time
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 from labelers.call import REASON_CHARS, Crashed, Malformed, Outcome, cut
 from labelers.protocol import Program, Ran
 from labelers.types import (
+    ABSTAIN_KINDS,
+    PREFERENCES,
     Abstain,
-    AbstainKind,
     Candidate,
     Comparison,
     Completion,
     Message,
-    Preference,
     Prompt,
     Score,
     Verdict,
@@ -35,8 +35,6 @@ HEADER = struct.Struct(">I")
 CHARS_JSON = 12  # a character beyond U+FFFF is two escapes of six
 ANSWER_BYTES = 128 + REASON_CHARS * CHARS_JSON
 """The most that one label may take on the pipe."""
-KINDS = get_args(AbstainKind)
-PREFERENCES = get_args(Preference)
 _json = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), check_circular=False).encode
 
 
@@ -186,7 +184,7 @@ def _label(kind: str, value: Any, reason: Any, pairwise: bool) -> Outcome:
             return Score(value, reason)
         if kind == "v" and pairwise and value in PREFERENCES:
             return Verdict(value, reason)
-        if kind == "a" and value in KINDS:
+        if kind == "a" and value in ABSTAIN_KINDS:
             return Abstain(value, reason)
         if kind in ("m", "c") and value is None:
             return Malformed(reason) if kind == "m" else Crashed(reason)

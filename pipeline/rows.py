@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from fsspec.compression import compr
 from fsspec.utils import infer_compression
 
-from labelers.types import Message, Role
+from labelers.types import ROLES, Message
 from pipeline.errors import BadPrompts
 from pipeline.stores import CREDENTIALS, place_of
 
@@ -73,8 +73,8 @@ def chat(value: Any) -> tuple[Message, ...]:
     for turn in value:
         if not isinstance(turn, Mapping) or not isinstance(turn.get("content"), str):
             raise ValueError(f"a message is {turn!r:.80}; hint: {{role, content}} with text in both")
-        if turn.get("role") not in get_args(Role):
-            raise ValueError(f"a message's role is {turn.get('role')!r}; hint: one of {', '.join(get_args(Role))}")
+        if turn.get("role") not in ROLES:
+            raise ValueError(f"a message's role is {turn.get('role')!r}; hint: one of {', '.join(ROLES)}")
         messages.append(Message(turn["role"], turn["content"]))
     if not any(m.content.strip() for m in messages):
         raise ValueError("the prompt is empty")

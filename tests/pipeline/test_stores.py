@@ -209,12 +209,12 @@ def test_what_this_process_writes_and_removes_is_known(place):
 
 
 def test_a_run_in_a_store_makes_the_bytes_that_a_run_on_a_disk_makes(place, replayed, tmp_path):
-    config = replayed(n_prompts=6)
+    config = replayed(n_prompts=4)
     here = run(config, tmp_path / "runs")
     there = run(config, place)
     assert there.failed == {}
     assert stage_files(there.folder) == stage_files(here.folder)
-    assert len([name for name in stage_files(there.folder) if name.startswith("pairs-")]) == 3
+    assert len([name for name in stage_files(there.folder) if name.startswith("pairs-")]) == 2
     dataset = followed(there.folder / "dataset")
     for path in (p for p in (here.folder / "dataset" / "data").glob("*.parquet")):
         assert (dataset / "data" / path.name).read_bytes() == path.read_bytes()
@@ -277,7 +277,7 @@ def test_a_damaged_object_is_put_aside_and_made_again(place, replayed):
 
 
 def test_a_killed_run_leaves_a_folder_that_the_next_one_takes_over_and_finishes(place, tmp_path, replayed):
-    config = replayed(n_prompts=40)
+    config = replayed(n_prompts=16)
     command = [sys.executable, "-m", "pipeline", "run", str(tmp_path / "config.toml"), "--root", str(place)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
     deadline = time.monotonic() + 60

@@ -35,7 +35,7 @@ class Cases:
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.seed = folder, seed
         self.inputs = folder / "inputs"
-        write_inputs(self.inputs)
+        write_inputs(self.inputs, more="")
         run(config(self.inputs), folder / "undisturbed")
         self.expected = shards(folder / "undisturbed" / "faults")
 

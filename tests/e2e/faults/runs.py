@@ -43,26 +43,28 @@ name = "people"
 engine = {{ use = "replay", path = "completions.jsonl" }}
 [[labelers]]
 use = "compiles"
+{more}
+[audit]
+enforce = false
+"""
+MORE = """
 [[labelers]]
 use = "./mine.py:Size"
 [[labelers]]
 use = "./mine.py:Rank"
-[audit]
-enforce = false
 """
+"""Labelers for every kind of shard. Where the kind does not matter one labeler does, which starts quicker."""
 
 
-def write_inputs(
-    folder: Path, n_prompts: int = N_PROMPTS, shard_size: int = SHARD_SIZE, kind: str = "function"
-) -> Path:
+def write_inputs(folder: Path, kind: str = "function", more: str = MORE) -> Path:
     """Prompts, completions, a plugin and the config that names them. Gives the config's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    prompts = [{"prompt": f"write {kind} {i}", "family": "code"} for i in range(n_prompts)]
+    prompts = [{"prompt": f"write {kind} {i}", "family": "code"} for i in range(N_PROMPTS)]
     texts = [f"{text}  # {kind} {number}{'!' * (number % 2)}" for number in (1, 2) for text in (GOOD, BAD)]
     write_jsonl(folder / "prompts.jsonl", prompts)
     write_jsonl(folder / "completions.jsonl", [{**p, "completion": texts} for p in prompts])
     (folder / "mine.py").write_text(PLUGIN)
-    (folder / "config.toml").write_text(CONFIG.format(shard_size=shard_size))
+    (folder / "config.toml").write_text(CONFIG.format(shard_size=SHARD_SIZE, more=more))
     return folder / "config.toml"
 
 

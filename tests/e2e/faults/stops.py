@@ -43,8 +43,13 @@ def started(asked: list[str], tmp: Path, **more: str) -> subprocess.Popen[str]:
     """A command in a process group of its own, as a terminal has it; all it starts inherits TMPDIR, so that it can be found."""
     return subprocess.Popen(
         asked, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        env=environment(TMPDIR=str(tmp), **more),
+        env=environment(TMPDIR=str(tmp), **more), preexec_fn=_hearing,
     )  # fmt: skip
+
+
+def _hearing() -> None:
+    """Ctrl-C is heard, even where this runs in a shell's background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def tell(running: subprocess.Popen[str], number: signal.Signals, times: int = 1, pause_s: float = 0.3) -> Stopped:

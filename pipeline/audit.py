@@ -83,7 +83,7 @@ def audit(config: Config, plan: Plan, places: Places, ask: Asked, *, published: 
     stages = labelling(plan)
     for evidence in read_evidence(places):
         reading.shard(evidence, None if residual else signs, keep_prompts=bool(settings.heldout))
-    if published and (rows := read_published(places.run)) is not None:
+    for rows in read_published(places.run) if published else ():
         reading.tally.published(rows)
     planted = list(canaries(ask(reading.planter.planted()), stages, settings, signs))
     findings = tuple(_findings(config, stages, reading, planted))

@@ -126,10 +126,10 @@ def read_evidence(places: Places) -> Iterator[Evidence]:
         yield Evidence(*tables)
 
 
-def read_published(run: Path) -> pa.Table | None:
-    """The pairs of the newest published dataset; None where there is none."""
-    files = sorted((followed(run / "dataset") / "data").glob("*.parquet"))
-    return read_columns(files, PAIR_COLUMNS, PAIR_SHARD) if files else None
+def read_published(run: Path) -> Iterator[pa.Table]:
+    """The pairs of the newest published dataset, a file at a time."""
+    for file in sorted((followed(run / "dataset") / "data").glob("*.parquet")):
+        yield read_columns([file], PAIR_COLUMNS, PAIR_SHARD)
 
 
 def taken(table: pa.Table, key: str, keys: Any, columns: Sequence[str]) -> list[Any]:

@@ -46,11 +46,12 @@ def handler(filename: str, run: int) -> logging.Handler:
     own would go on after a run that is killed, and hold the device's memory.
 
     Args:
-        run: the process id of the run, which reads the same configuration and has no such tie.
+        run: the process id of the run, which reads the same configuration; neither is for it.
     """
     parent = multiprocessing.parent_process()
-    if os.getpid() != run and parent is not None and parent.pid is not None:
-        die_with_parent(parent.pid)
+    if os.getpid() == run or parent is None or parent.pid is None:
+        return logging.NullHandler()
+    die_with_parent(parent.pid)
     return logging.FileHandler(filename, delay=True)
 
 

@@ -193,11 +193,12 @@ class Pump:
     def _admit(self) -> None:
         """Hands requests to the engine; waits for one only when there is nothing to step. Suspects of a death go first, a group
         at a time, and nobody else with them."""
-        if self._waiting and self._suspects:
+        if self._waiting and (self._again or self._suspects):
             return
-        self._suspects = bool(self._again)
-        if self._again:
-            self._take(self._again.popleft())
+        group = self._again.popleft() if self._again else []
+        self._suspects = any(ticket.deaths for ticket in group)
+        if group:
+            self._take(group)
             return
         while not (self._closing.is_set() or (self._waiting and self._inbox.empty())):
             began = time.monotonic()
@@ -226,11 +227,13 @@ class Pump:
         said = f"{said}\n{core.last_words()}"
         core.close()
         self._waiting.clear()
-        self._health.deaths += 1
-        self._health.fruitless += 1
         cause = cause_of(said)
         fewer = cause.remedy == "fewer" and core.concurrency > 1
-        if cause.remedy == "none" or self._health.fruitless > MOST_FRUITLESS:
+        self._health.deaths += 1
+        self._health.fruitless += not fewer
+        if cause.remedy == "none":
+            raise self._failed("died", said, cause.hint)
+        if self._health.fruitless > MOST_FRUITLESS:
             raise self._failed(
                 f"died {self._health.fruitless} times in a row and finished no request", said, cause.hint
             )
@@ -292,10 +295,8 @@ class Pump:
     def _watch(self) -> None:
         """Wakes the stepping thread when the engine's process is gone, and ends a process that has not stepped for too long."""
         while not self._closing.wait(LOOK_EVERY_S) and self.failure is None:
-            core = self.core
-            if core.look() or not self._waiting or time.monotonic() - self._health.stepped < self._stall_s:
-                continue
-            if not core.kill():
+            core, stalled = self.core, time.monotonic() - self._health.stepped >= self._stall_s
+            if self._waiting and not core.look() and stalled and not core.kill():
                 self.failure = self._failed(f"has made no step for {self._stall_s:g} s", "it hangs", "")
 
 

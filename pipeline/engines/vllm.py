@@ -180,8 +180,6 @@ class Core:
         self._in_process = spec.in_process
         self._log = None if spec.in_process else LastWords()
         prepare_environment(spec)
-        if self._log:
-            os.environ["VLLM_LOGGING_CONFIG_PATH"] = str(self._log.config)
         self.concurrency = concurrency or 0
         self.engine: Any = None
         if said := self._begin(spec):
@@ -242,7 +240,8 @@ class Core:
 
         try:
             # The context sets the defaults: as `LLM` has them twice as many sequences share a step as in a bare engine.
-            config = engine_args(spec, self.concurrency).create_engine_config(UsageContext.LLM_CLASS)
+            args = engine_args(spec, self.concurrency, self._log.config if self._log else None)
+            config = args.create_engine_config(UsageContext.LLM_CLASS)
             self.concurrency = config.scheduler_config.max_num_seqs
             executor, apart = Executor.get_class(config), not spec.in_process
             with _deaf_to_interrupts():
@@ -298,8 +297,14 @@ def prepare_environment(spec: Vllm) -> None:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 
-def engine_args(spec: Vllm, concurrency: int = 0) -> Any:
-    """vLLM's own settings, with fewer sequences at a time where `concurrency` says so. Call `prepare_environment` first."""
+def engine_args(spec: Vllm, concurrency: int = 0, logging: Path | None = None) -> Any:
+    """vLLM's own settings. Call `prepare_environment` first.
+
+    Args:
+        concurrency: sequences at a time, instead of the spec's.
+        logging: the logging configuration of the engine's processes.
+    """
+    from vllm.config.logging import LoggingConfig
     from vllm.engine.arg_utils import EngineArgs
     from vllm.platforms import current_platform
 
@@ -307,6 +312,7 @@ def engine_args(spec: Vllm, concurrency: int = 0) -> Any:
         "max_model_len": spec.max_model_len,
         "max_num_seqs": concurrency or spec.max_num_seqs,
         "revision": spec.revision,
+        "logging_config": logging and LoggingConfig(pylogging_config_file=str(logging)),
         # A prompt cut into chunks rewinds its request's seeded generator, which torch's CPU generator cannot (vLLM 0.32).
         "enable_chunked_prefill": False if current_platform.is_cpu() else None,
     }

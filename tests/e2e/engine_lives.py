@@ -12,12 +12,14 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from labelers.types import Message
 from pipeline.engines import Generation, Request, Sampling
 from pipeline.engines.vllm import RunningVllm, Vllm
+from pipeline.errors import EngineFailed
 
 MODEL = str(Path(__file__).resolve().parents[2] / "data" / "tiny-model")
 KV_MB = 256
@@ -105,7 +107,12 @@ def _run_out_of_memory_with(concurrency: int) -> None:
 
 
 def apart() -> dict[str, Any]:
-    """Undisturbed, and then with the engine's process killed as soon as some answers are there."""
+    """Without the memory to start; undisturbed; and then with the engine's process killed as soon as some answers are there."""
+    try:
+        replace(spec(), kv_cache_memory_mb=1).open()
+        refused = ""
+    except EngineFailed as error:
+        refused = str(error)
     engine = spec(max_num_seqs=8).open()
     undisturbed = sampled(engine)
     answers: list[Generation] = []
@@ -116,6 +123,7 @@ def apart() -> dict[str, Any]:
             os.kill(killed, signal.SIGKILL)
     (pid,) = (process.pid for process in engine._pump.core._processes())
     return {
+        "refused": refused,
         "same after a kill": texts(answers) == undisturbed,
         "answers": len(answers),
         "deaths": engine.pace().deaths,

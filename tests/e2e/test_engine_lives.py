@@ -55,6 +55,8 @@ def test_memory_that_does_not_suffice_halves_the_sequences_and_models_follow_eac
 
 def test_an_engine_process_that_is_killed_is_started_again_and_none_outlives_the_run():
     found, said = lives("apart")
+    assert "max seq len" in found["refused"], "why it does not start is known to its own process alone"
+    assert "hint: set max_model_len lower" in found["refused"]
     assert found["same after a kill"]
     assert (found["answers"], found["deaths"], found["is another"]) == (24, 1, True)
     assert "was ended by signal 9" in said

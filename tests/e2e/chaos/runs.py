@@ -31,7 +31,13 @@ SOURCES = {
     "replay": 'engine = { use = "replay", path = "completions.jsonl" }',
     "vllm": f"""n = 6
 max_tokens = 64
-engine = {{ use = "vllm", model = "{MODEL}", dtype = "float32", in_process = true, enforce_eager = true, kv_cache_memory_mb = 64 }}""",
+[sources.engine]
+use = "vllm"
+model = "{MODEL}"
+dtype = "float32"
+in_process = true
+enforce_eager = true
+kv_cache_memory_mb = 64""",
 }
 """What completes: a file, or a real engine."""
 
@@ -47,6 +53,8 @@ name = "people"
 use = "compiles"
 [[labelers]]
 use = "./tidier.py:Tidier"
+[audit]
+enforce = false
 """
 TIDIER = '''
 from dataclasses import dataclass

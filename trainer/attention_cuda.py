@@ -142,5 +142,5 @@ def on_flex(
     return out.transpose(1, 2), None
 
 
-AttentionInterface.register("tree_varlen", on_varlen)
-AttentionInterface.register("tree_flex", on_flex)
+AttentionInterface.register("tree_varlen", torch.compiler.disable(on_varlen))
+AttentionInterface.register("tree_flex", torch.compiler.disable(on_flex))

@@ -6,8 +6,6 @@ A field's help is one sentence and, where its default is a number, where the num
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from dataclasses import MISSING, dataclass, field
 from typing import Any, Literal
 
@@ -26,29 +24,6 @@ ONLY_FOR = {
     "kto_desirable": ("kto",),
     "kto_undesirable": ("kto",),
 }  # an option of another loss is refused: nothing given is ignored
-
-# Options that change where or how fast a run goes, never the weights it ends with: not part of the fingerprint.
-NOT_IN_FINGERPRINT = frozenset(
-    {
-        "out",
-        "data",
-        "model",
-        "cache",
-        "adapter",
-        "eval_data",
-        "resume",
-        "log_every",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "tensorboard",
-        "wandb",
-        "shard",
-        "recompute",
-        "drift_sample",
-        "labels",
-        "reference_model",
-    }
-)
 
 
 def option(help: str, default: Any = MISSING) -> Any:
@@ -119,6 +94,10 @@ class TrainOptions(ModelOptions):
     recompute: Literal["auto", "always", "never"] = option(
         "compute activations again in the backward pass; auto = where a measured estimate says that they do not fit",
         "auto",
+    )
+    compile: bool = option(
+        "torch.compile the decoder layers, once for all lengths: slow first steps; not measured here (published: 1.16x)",
+        False,
     )
     moments: Literal["float32", "bfloat16"] = option(
         "the type of AdamW's two moments; bfloat16 saves 4 bytes a parameter (the second is rounded at random)",
@@ -391,15 +370,3 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "logps": (LogpsOptions, "trainer.dpo:run_logps"),
     "rewards": (RewardsOptions, "trainer.rewards:run"),
 }
-
-
-def config_hash(parts: Any) -> str:
-    """The first 32 hexadecimal digits of the SHA-256 of canonical JSON."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def fingerprint(options: TrainOptions, **content: str | None) -> str:
-    """The identity of a run: its options that change the weights, and the hashes of its inputs."""
-    kept = {k: v for k, v in dataclasses.asdict(options).items() if k not in NOT_IN_FINGERPRINT}
-    return config_hash([type(options).__name__, kept, content])

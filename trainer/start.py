@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from trainer.adapters import add_adapter
 from trainer.attention_choice import prepare
 from trainer.config import TrainOptions
@@ -16,7 +18,7 @@ from trainer.model import Loaded
 from trainer.optim import MasterAdamW
 from trainer.ranks import Ranks
 from trainer.runlog import say
-from trainer.sharding import shard, wants_sharding
+from trainer.sharding import blocks, shard, wants_sharding
 
 
 def prepare_out(options: TrainOptions) -> Path:
@@ -57,7 +59,15 @@ def open_optimizer(loaded: Loaded, options: TrainOptions, ranks: Ranks) -> Maste
     optimizer = MasterAdamW(loaded.model, loaded.dtype, options)
     prepare(loaded.model, loaded.device, options.attention)
     spare(loaded.model, loaded.device, options)
+    if options.compile:
+        compile_layers(loaded.model)
     return optimizer
+
+
+def compile_layers(model: torch.nn.Module, backend: str = "inductor") -> None:
+    """Compiles each decoder layer, with lengths left open; attention over trees stays as it is."""
+    for block in blocks(model):
+        block.compile(backend=backend, dynamic=True)
 
 
 def finished(out: Path, identity: str) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from trainer.attention import segments  # noqa: E402
 from trainer.attention_choice import answer, difference, prepare, sample, switch, why_not  # noqa: E402
 from trainer.logps import completion_logps, takes_trees  # noqa: E402
 from trainer.packing import lay  # noqa: E402
+from trainer.start import compile_layers  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -129,3 +130,17 @@ def test_small_trees_are_one_block_and_large_ones_are_cut() -> None:
     ]  # fmt: skip
     assert one.mask_QL[16, 8] == float("-inf")
     assert one.mask_QL[16, 7] == 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_layers_give_the_same_numbers_and_are_not_compiled_again_for_other_lengths() -> None:
+    model = tiny("llama", num_hidden_layers=1)
+    prepare(model, CPU)
+    rows = [lay(trees, CPU) for trees in (TREES, [tree(9, 8, 7), tree(20, 11)], [tree(31, 18, 7)])]
+    expected = [completion_logps(model, packed, 1 << 28) for packed in rows]
+    compile_layers(model, backend="eager")
+    found = [completion_logps(model, packed, 1 << 28) for packed in rows[:1]]
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    found += [completion_logps(model, packed, 1 << 28) for packed in rows[1:]]
+    assert all(torch.allclose(ours, theirs, atol=1e-5) for ours, theirs in zip(found, expected, strict=True))
+    assert 0 < torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs

@@ -101,7 +101,7 @@ def quantised(device: torch.device) -> dict[str, Any]:
         from transformers import BitsAndBytesConfig
     except ImportError as error:
         raise EnvironmentProblem(
-            "--quantize nf4 needs the package bitsandbytes; hint: pip install bitsandbytes"
+            "--quantize nf4 needs the package bitsandbytes; hint: pip install 'preference-pipeline[qlora]'"
         ) from error
     if device.type != "cuda":  # on a CPU bitsandbytes 0.50 warns that its gradients may be wrong
         raise EnvironmentProblem("--quantize nf4 needs a CUDA GPU; hint: --quantize none")

@@ -16,9 +16,10 @@ from torch import Tensor
 from trainer.adapters import without_adapter
 from trainer.attention_choice import prepare
 from trainer.batches import shuffled, steps_by_count, steps_by_prompt
-from trainer.config import DpoOptions, LogpsOptions, fingerprint
+from trainer.config import DpoOptions, LogpsOptions
 from trainer.data import data_files
 from trainer.errors import UsageError
+from trainer.identity import fingerprint
 from trainer.logps import logps_of
 from trainer.losses import PairLogps, pair_losses
 from trainer.measures import metric_names, pair_metrics, told

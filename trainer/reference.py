@@ -21,8 +21,9 @@ from tqdm import tqdm
 from trainer.attention_choice import prepare
 from trainer.batches import micro_batches
 from trainer.checkpoint import flush
-from trainer.config import DpoOptions, ModelOptions, TrainOptions, config_hash
+from trainer.config import DpoOptions, ModelOptions, TrainOptions
 from trainer.errors import TrainerError, UsageError
+from trainer.identity import config_hash
 from trainer.logps import logps_of, shapes_for
 from trainer.model import Loaded, cast_parameters, load, micro_batch_budget
 from trainer.pairs import Pair, PairSet
@@ -51,7 +52,9 @@ def load_frozen(source: str, options: TrainOptions, policy: Loaded) -> Loaded:
     Raises:
         UsageError: its tokens do not mean the same text.
     """
-    shared = {field.name: getattr(options, field.name) for field in fields(ModelOptions)}  # nothing of adapters or cutting
+    shared = {
+        field.name: getattr(options, field.name) for field in fields(ModelOptions)
+    }  # nothing of adapters or cutting
     loaded = load(ModelOptions(**shared | {"model": source}))
     if loaded.tokenizer_hash != policy.tokenizer_hash:
         raise UsageError(

@@ -22,9 +22,10 @@ from transformers import AutoModelForSequenceClassification
 
 from trainer.batches import micro_batches, shuffled, steps_by_count
 from trainer.checkpoint import write_text
-from trainer.config import RewardModelOptions, fingerprint
+from trainer.config import RewardModelOptions
 from trainer.data import Ids, data_files, render
 from trainer.errors import UsageError
+from trainer.identity import fingerprint
 from trainer.logps import end_hidden, shapes_for
 from trainer.losses import bradley_terry_loss
 from trainer.measures import correlation_sums, told

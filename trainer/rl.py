@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from trainer.batches import micro_batches, shuffled, steps_by_count
-from trainer.config import RlOptions, fingerprint
+from trainer.config import RlOptions
 from trainer.errors import TrainerError
 from trainer.groups import Group, GroupSet, group_files, read_groups, tell
+from trainer.identity import fingerprint
 from trainer.logps import logps_of, shapes_for
 from trainer.model import Loaded, load, micro_batch_budget, model_hash
 from trainer.policy_gradient import advantages, clipped_losses, group_sums, shaped_rewards, truncated_weights

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from trainer.batches import shuffled, steps_by_tokens
-from trainer.config import SftOptions, fingerprint
+from trainer.config import SftOptions
 from trainer.data import UNREADABLE, Encoded, Texts, data_files, encode, grouped, read_rows, render, shorter_prompt
 from trainer.defects import CUT_PROMPT, NOT_UNICODE, Refused, contents, control_tokens, text_defect
 from trainer.errors import UsageError
+from trainer.identity import fingerprint
 from trainer.logps import completion_logps
 from trainer.model import Loaded, load
 from trainer.packing import lay, tree_of

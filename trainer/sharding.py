@@ -50,7 +50,8 @@ def blocks(model: torch.nn.Module) -> list[torch.nn.Module]:
     found = [module for module in model.modules() if type(module).__name__.removeprefix("FSDP") in names]
     if not found:
         raise TrainerError(
-            f"{type(model).__name__} does not name its layers (_no_split_modules), so it can neither be cut nor recomputed; hint: --shard never, --recompute never"
+            f"{type(model).__name__} does not name its layers (_no_split_modules), so it can neither be cut nor recomputed; "
+            "hint: --shard never, --recompute never"
         )
     return found
 

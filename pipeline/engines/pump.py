@@ -296,8 +296,13 @@ class Pump:
         """Wakes the stepping thread when the engine's process is gone, and ends a process that has not stepped for too long."""
         while not self._closing.wait(LOOK_EVERY_S) and self.failure is None:
             core, stalled = self.core, time.monotonic() - self._health.stepped >= self._stall_s
-            if self._waiting and not core.look() and stalled and not core.kill():
-                self.failure = self._failed(f"has made no step for {self._stall_s:g} s", "it hangs", "")
+            if not self._waiting or core.look() or not stalled:
+                continue
+            hint = "raise stall_timeout_s if its steps really take so long"
+            if core.kill():
+                self._say(f"warning: {self._name}: no step for {self._stall_s:g} s, its process is ended; hint: {hint}")
+            else:
+                self.failure = self._failed(f"has made no step for {self._stall_s:g} s", "it hangs", hint)
 
 
 class StartFailed(Exception):

@@ -236,10 +236,18 @@ def test_an_engine_that_makes_no_step_is_ended_and_started_again(monkeypatch):
     monkeypatch.setattr("pipeline.engines.pump.LOOK_EVERY_S", 0.02)
     script = Script(hangs_at=4)
     began = time.monotonic()
-    found, _, pump = run(script, NAMES, stall_s=0.2)
+    found, said, pump = run(script, NAMES, stall_s=0.2)
     assert time.monotonic() - began < 15
+    assert "no step for 0.2 s, its process is ended; hint: raise stall_timeout_s" in said[0]
     assert sorted(found) == sorted(NAMES)
     assert pump.pace().deaths == 1
+
+
+def test_an_engine_that_hangs_in_the_runs_own_process_stops_the_run(monkeypatch):
+    monkeypatch.setattr("pipeline.engines.pump.LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(Life, "kill", lambda life: False)
+    with pytest.raises(EngineFailed, match=r"no step for 0\.2 s: it hangs.*hint: raise stall_timeout_s"):
+        run(Script(hangs_at=4), NAMES, stall_s=0.2)
 
 
 def test_a_refused_request_is_an_answer_and_no_death():

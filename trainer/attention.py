@@ -62,9 +62,9 @@ class Forest:
 
 def sees(branch: Branch, window: int | None) -> Tensor:
     """Which of a branch's keys (its prompt's, then its own) each of its queries sees. Shapes: -> (Q, L), bool."""
-    query_Q = torch.arange(branch.n_before, branch.n_before + branch.size)
+    position_Q = torch.arange(branch.n_before, branch.n_before + branch.size)
     key_L = torch.arange(branch.n_before + branch.size)
-    behind_QL = query_Q[:, None] - key_L
+    behind_QL = position_Q[:, None] - key_L
     seen_QL = behind_QL >= 0
     return seen_QL if window is None else seen_QL & (behind_QL < window)
 
@@ -120,8 +120,8 @@ class SegmentAttention(torch.autograd.Function):
         out_HTD = torch.empty_like(q_HTD)
         kept = []
         for segment in found:
-            query_HQD = q_HTD[:, segment.begin : segment.end]
-            scores_HQL = torch.baddbmm(segment.mask_QL, query_HQD, segment.keys(k_HTD).transpose(1, 2), alpha=scale)
+            q_HQD = q_HTD[:, segment.begin : segment.end]
+            scores_HQL = torch.baddbmm(segment.mask_QL, q_HQD, segment.keys(k_HTD).transpose(1, 2), alpha=scale)
             kept.append(scores_HQL.softmax(-1))
             out_HTD[:, segment.begin : segment.end] = torch.bmm(kept[-1], segment.keys(v_HTD))
         ctx.save_for_backward(q_HTD, k_HTD, v_HTD, *kept)
@@ -156,9 +156,9 @@ def capped(q_HTD: Tensor, k_HTD: Tensor, v_HTD: Tensor, scale: float, found: lis
 
 def on_segments(
     module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    q_1HTD: Tensor,
+    k_1KTD: Tensor,
+    v_1KTD: Tensor,
     attention_mask: Tensor | None,
     *,
     scaling: float,
@@ -169,14 +169,14 @@ def on_segments(
 ) -> tuple[Tensor, None]:
     """transformers' attention function over trees. Shapes: (1, H, T, D) -> (1, T, H, D)."""
     found = forest.once(
-        (sliding_window, query.dtype), lambda: segments(forest.packed.branches, sliding_window, query.dtype)
+        (sliding_window, q_1HTD.dtype), lambda: segments(forest.packed.branches, sliding_window, q_1HTD.dtype)
     )
-    repeats = query.shape[1] // key.shape[1]
-    k_HTD, v_HTD = (x[0] if repeats == 1 else x[0].repeat_interleave(repeats, 0) for x in (key, value))
+    repeats = q_1HTD.shape[1] // k_1KTD.shape[1]
+    k_HTD, v_HTD = (x[0] if repeats == 1 else x[0].repeat_interleave(repeats, 0) for x in (k_1KTD, v_1KTD))
     if softcap is None:
-        out_HTD = SegmentAttention.apply(query[0], k_HTD, v_HTD, scaling, found)
+        out_HTD = SegmentAttention.apply(q_1HTD[0], k_HTD, v_HTD, scaling, found)
     else:
-        out_HTD = capped(query[0], k_HTD, v_HTD, scaling, found, softcap)
+        out_HTD = capped(q_1HTD[0], k_HTD, v_HTD, scaling, found, softcap)
     return out_HTD.transpose(0, 1)[None], None
 
 

@@ -1,6 +1,6 @@
 """Attention over trees (packing.py) on a GPU: FlashAttention with variable lengths, or FlexAttention where that cannot.
 
-Legend: H heads, T positions of the row, L keys with each prompt once for every branch that sees it, D head size.
+Legend: H heads, K key heads, T positions of the row, L keys with each prompt once for every branch that sees it, D head size.
 
 Not measured: no GPU was to be had while this was written. `attention_choice.py` compares either with the model's own attention
 before a run takes it.
@@ -28,10 +28,10 @@ class Spans:
     """Every branch's queries, and its keys gathered behind one another (its prompt's, then its own)."""
 
     key_L: Tensor
-    query_ends: Tensor
-    key_ends: Tensor
-    longest_query: int
-    longest_key: int
+    q_ends: Tensor
+    k_ends: Tensor
+    longest_q: int
+    longest_k: int
 
 
 def spans(forest: Forest) -> Spans:
@@ -49,9 +49,9 @@ def spans(forest: Forest) -> Spans:
 
 def on_varlen(
     module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    q_1HTD: Tensor,
+    k_1KTD: Tensor,
+    v_1KTD: Tensor,
     attention_mask: Tensor | None,
     *,
     scaling: float,
@@ -70,12 +70,12 @@ def on_varlen(
     if softcap is not None:
         raise NotImplementedError("FlashAttention does not cap scores")
     plan = forest.once("spans", lambda: spans(forest))
-    query_THD, key_THD, value_THD = (x[0].transpose(0, 1) for x in (query, key, value))
+    q_THD, k_THD, v_THD = (x[0].transpose(0, 1) for x in (q_1HTD, k_1KTD, v_1KTD))
     out_THD = varlen_attn(
-        query_THD, key_THD.index_select(0, plan.key_L), value_THD.index_select(0, plan.key_L),
-        plan.query_ends, plan.key_ends, plan.longest_query, plan.longest_key,
+        q_THD, k_THD.index_select(0, plan.key_L), v_THD.index_select(0, plan.key_L),
+        plan.q_ends, plan.k_ends, plan.longest_q, plan.longest_k,
         scale=scaling, window_size=(-1 if sliding_window is None else sliding_window - 1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
+        enable_gqa=q_1HTD.shape[1] != k_1KTD.shape[1],
     )  # fmt: skip
     assert isinstance(out_THD, Tensor)  # more is returned only where more is asked for
     return out_THD[None], None
@@ -122,9 +122,9 @@ def capping(cap: float | None) -> Callable[..., Tensor] | None:
 
 def on_flex(
     module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    q_1HTD: Tensor,
+    k_1KTD: Tensor,
+    v_1KTD: Tensor,
     attention_mask: Tensor | None,
     *,
     scaling: float,
@@ -135,9 +135,9 @@ def on_flex(
 ) -> tuple[Tensor, None]:
     """FlexAttention with the trees as a block mask: any type, window and cap. Shapes: (1, H, T, D) -> (1, T, H, D)."""
     mask = forest.once(("blocks", sliding_window), lambda: block_mask(forest, sliding_window))
-    out = compiled(flex_attention, query.device.type)(
-        query, key, value, score_mod=capping(softcap), block_mask=mask, scale=scaling,
-        enable_gqa=query.shape[1] != key.shape[1],
+    out = compiled(flex_attention, q_1HTD.device.type)(
+        q_1HTD, k_1KTD, v_1KTD, score_mod=capping(softcap), block_mask=mask, scale=scaling,
+        enable_gqa=q_1HTD.shape[1] != k_1KTD.shape[1],
     )  # fmt: skip
     return out.transpose(1, 2), None
 

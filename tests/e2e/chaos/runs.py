@@ -23,8 +23,9 @@ STAGES = {
     "publish": "versions",
 }
 """stage -> how the folder that it writes begins, in the order of the run."""
-TIMES = ("seconds", "created", "seal")
-"""What two equal runs' receipts and manifests say differently: when, how long, and the hash of a file that says that."""
+OWN = ("seconds", "created", "seal", "openlineage", "code")
+"""What two equal runs' receipts and manifests say differently: when, where, how long, by which commit, and the hash of a file
+that says that."""
 
 MODEL = Path(__file__).resolve().parents[3] / "data" / "tiny-model"
 SOURCES = {
@@ -156,7 +157,12 @@ def _content(path: Path) -> Any:
     if path.suffix != ".json":
         return path.read_bytes()
     said = json.loads(path.read_text(encoding="utf-8"))
-    return {key: value for key, value in said.items() if key not in TIMES}
+    said["lineage"] = _common(said.get("lineage", {}))
+    return _common(said)
+
+
+def _common(said: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in said.items() if key not in OWN}
 
 
 def doubled(folder: Path, kind: str, key: str) -> list[str]:

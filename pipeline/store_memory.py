@@ -2,7 +2,8 @@
 
 A run looks at every shard's size and receipt a dozen times, which costs nothing on a disk and tens of milliseconds each in a
 store: an unchanged rerun asked 68 times for each shard, and asks 12 times with this (benchmarks/stores.py). Who holds a run's
-folder knows what lies there from one listing, since whatever changes there is written by this process or by works that it sends out: those are asked about.
+folder knows what lies there from one listing, since whatever changes there is written by this process or by works that it
+sends out: those are asked about.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ The budget is N labelled completions of each of PROMPTS training prompts. Everyt
     dpo, ...      the pairs made of those completions
     rm_rl         a reward model from the same pairs, then ROUNDS rounds of RL on new samples that it alone rates
     label_rl      RL on the labels themselves: the same number of labelled completions, but drawn from the current policy
+    measure       samples each policy on the held-out prompts
     table         pass rate, KL, tokens and CPU minutes of each
 
 One seed. A step that is done is not done again. Minutes are CPU time of a step's processes, so other work does not count.
@@ -89,11 +90,10 @@ def sliced(root: Path, k: int) -> Path:
     return path
 
 
-def sample(root: Path) -> dict[str, Any]:
+def sample(root: Path) -> None:
     """The data: labelled completions and pairs of the training prompts, and pairs of the held-out prompts to test on."""
     labelled(root, "train", TRAIN)
     labelled(root, "heldout", HELD_OUT)
-    return {}
 
 
 def pairwise(name: str) -> Callable[[Path], dict[str, Any]]:
@@ -139,18 +139,23 @@ def rounds(root: Path, name: str, rater: Path | None, scores: str) -> dict[str, 
     return result | {"tokens": tokens}
 
 
-def measured(root: Path, names: list[str]) -> dict[str, dict[str, float]]:
-    """Pass rate on the held-out prompts with its interval, KL to the reference and tokens a completion, by model."""
+def measured(root: Path, name: str) -> dict[str, float]:
+    """A policy's pass rate on the held-out prompts with its interval, KL to the reference and tokens a completion."""
     from pipeline.config import load
     from pipeline.evaluate import ALL, evaluate
 
-    models = {"reference": str(MODEL), **{name: str(root / name) for name in names}}
-    found = evaluate(load(ROOT / "examples/demo.toml", []), models, str(HELD_OUT), (1.0,), EVALUATED, root)
-    rates = {rate.model: rate for rate in found.rates() if rate.family == ALL}
-    return {
-        name: {"pass": rates[name].rate, "low": rates[name].low, "high": rates[name].high, **distance(root, name)}
-        for name in models
-    }
+    model = str(MODEL if name == "reference" else root / name)
+    found = evaluate(
+        load(ROOT / "examples/demo.toml", []),
+        {name: model},
+        str(HELD_OUT),
+        (1.0,),
+        EVALUATED,
+        root / f"held-out-{name}",
+    )
+    rate = next(rate for rate in found.rates() if rate.family == ALL)
+    families = {rate.family: rate.rate for rate in found.rates() if rate.family != ALL}
+    return {"pass": rate.rate, "low": rate.low, "high": rate.high, **distance(root, name), "families": families}
 
 
 def distance(root: Path, name: str) -> dict[str, float]:
@@ -164,7 +169,7 @@ def distance(root: Path, name: str) -> dict[str, float]:
     from trainer.packing import Tree
 
     loaded = load(ModelOptions(data=(), out="", model=str(MODEL), device="cpu"))
-    files = sorted((root / "demo-evaluation").glob(f"completions-{name}-t1-*/*.parquet"))
+    files = sorted((root / f"held-out-{name}").glob("*/completions-*/*.parquet"))
     rows = [row for file in files for row in pq.read_table(file).to_pylist() if row["token_ids"]]
     gaps = []
     with torch.no_grad():
@@ -182,45 +187,68 @@ def _ids(row: dict[str, Any]) -> tuple[Any, tuple[Any]]:
     return array("i", row["prompt_token_ids"]), (array("i", row["token_ids"]),)
 
 
-def table(root: Path, names: list[str], notes: dict[str, Any]) -> str:
+def table(notes: dict[str, Any]) -> str:
     """The table in Markdown."""
     lines = [
         "| stages | pass rate, % (95 %) | KL, nats | tokens a completion | tokens trained on | CPU minutes |",
         "|---|---|---|---|---|---|",
     ]
-    for name, row in measured(root, names).items():
-        note = notes.get(name, {})
-        notes.setdefault(name, {})["held-out"] = row
-        lines.append(
-            f"| {name} | {100 * row['pass']:.1f} ({100 * row['low']:.1f} to {100 * row['high']:.1f}) | {row['kl']:.2f} | "
-            f"{row['tokens_each']:.1f} | {note.get('tokens', 0):,} | {note.get('minutes', 0):.1f} |"
-        )
+    for name, note in notes.items():
+        held, spent = note["held-out"], f"{note['tokens']:,} | {note['minutes']:.1f}" if "tokens" in note else "|"
+        rate = f"{100 * held['pass']:.1f} ({100 * held['low']:.1f} to {100 * held['high']:.1f})"
+        lines.append(f"| {name} | {rate} | {held['kl']:.2f} | {held['tokens_each']:.1f} | {spent} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     """Runs the steps asked for; the last one prints the table."""
     policies = {**{name: pairwise(name) for name in PAIRWISE}, "rm_rl": rm_rl, "label_rl": label_rl}
-    steps = {"sample": sample, **policies}
+    steps = ["sample", *policies, "measure", "table"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=ROOT / "build" / "stages", help="where everything goes")
-    parser.add_argument("--steps", nargs="+", choices=[*steps, "table"], default=[*steps, "table"], help="what to do")
+    parser.add_argument("--steps", nargs="+", choices=steps, default=steps, help="what to do")
+    parser.add_argument("--measure", nargs="+", default=["reference", *policies], help="which policies to measure")
     parser.add_argument("--result", type=Path, help="write the figures here")
     arguments = parser.parse_args()
     root: Path = arguments.root.absolute()
     root.mkdir(parents=True, exist_ok=True)
-    for name in [step for step in arguments.steps if step != "table"]:
+    for name in arguments.steps:
         before = cpu_minutes()
-        result = steps[name](root)
-        (root / f"{name}.json").write_text(json.dumps(result | {"minutes": cpu_minutes() - before}, indent=1))
+        if name == "sample":
+            sample(root)
+            keep(root / "sample.json", {"minutes": cpu_minutes() - before})
+        elif name in policies:
+            result = policies[name](root)
+            keep(root / f"{name}.json", result | {"minutes": cpu_minutes() - before})
+        elif name == "measure":
+            for policy in arguments.measure:
+                keep(root / f"{policy}.held-out.json", measured(root, policy))
     if "table" in arguments.steps:
-        files = {name: root / f"{name}.json" for name in policies}
-        notes = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
-        print(table(root, list(notes), notes))
+        notes = {
+            name: noted(root, name) for name in ("reference", *policies) if (root / f"{name}.held-out.json").exists()
+        }
+        print(table(notes))
         if arguments.result:
             hardware = f"{os.cpu_count()} shared cores, {platform.machine()}, Python {platform.python_version()}"
-            record = {"command": " ".join(sys.argv), "hardware": hardware, "seed": 0, "stages": notes}
+            record = {
+                "command": " ".join(sys.argv),
+                "hardware": hardware,
+                "seed": 0,
+                "table": table(notes),
+                "stages": notes,
+            }
             arguments.result.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def keep(path: Path, note: dict[str, Any]) -> None:
+    """Writes one step's figures."""
+    path.write_text(json.dumps(note, indent=1) + "\n")
+
+
+def noted(root: Path, name: str) -> dict[str, Any]:
+    """A policy's figures: of its training, and on the held-out prompts."""
+    trained, held = root / f"{name}.json", root / f"{name}.held-out.json"
+    return (json.loads(trained.read_text()) if trained.exists() else {}) | {"held-out": json.loads(held.read_text())}
 
 
 if __name__ == "__main__":  # vLLM and the worker pool spawn processes that import this module

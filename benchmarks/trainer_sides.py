@@ -41,8 +41,8 @@ class Workload:
     kv_heads: int = 3
     ffn: int = 512
     mean: int = 64
-    spread: float = 0.3
-    n_pairs: int = 48
+    spread: float = 0.5
+    n_pairs: int = 32
     step_pairs: int = 8
     tied: bool = True
 
@@ -146,7 +146,6 @@ class Ours:
         for part in micro_batches(items, self.shapes, self.budget):
             outcome = self.objective.outcome(self.model, part)
             (outcome.loss / len(items)).backward()
-            self.optimizer.accumulate()
             total += outcome.loss.detach() / len(items)
             sums += outcome.metrics_BM.sum(0)
         return float(total)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -39,12 +40,20 @@ def adam_of(masters: list[Tensor], options: TrainOptions) -> torch.optim.Optimiz
     return torch.optim.AdamW(groups, lr=options.lr, betas=betas, fused=True)
 
 
+def _move_gradient(master: Tensor, weight: Tensor) -> None:
+    """Adds a weight's new gradient to its float32 copy's."""
+    gradient = weight.grad
+    if gradient is not None:
+        master.grad = gradient.float() if master.grad is None else master.grad.add_(gradient)
+        weight.grad = None
+
+
 class MasterAdamW:
     """AdamW whose weights and gradients are float32; weights that need no gradient are left as they are.
 
-    With a float32 model, and with one that is cut over ranks, they are the model's own. Otherwise they are copies: gradients
-    are added up in float32 after every micro-batch, and the model gets the rounded weights after every step, so small updates
-    are never lost in rounding.
+    With a float32 model, and with one that is cut over ranks, they are the model's own. Otherwise they are copies: every gradient
+    is added up in float32 as soon as the backward pass has made it (and then forgotten, so the model's own type never holds a
+    second set), and the model gets the rounded weights after every step, so small updates are never lost in rounding.
     """
 
     def __init__(self, model: torch.nn.Module, dtype: torch.dtype, options: TrainOptions) -> None:
@@ -55,17 +64,10 @@ class MasterAdamW:
         self.masters: list[Tensor] = [w.detach().clone() for w in self.weights] if self.copied else list(self.weights)
         if self.copied:
             cast_parameters(model, dtype)
+            for weight, master in zip(self.weights, self.masters, strict=True):
+                weight.register_post_accumulate_grad_hook(partial(_move_gradient, master))
         self.max_norm = options.max_grad_norm
         self.adam = adam_of(self.masters, options)
-
-    def accumulate(self) -> None:
-        """Moves the gradients of one backward pass to the float32 sum."""
-        if not self.copied:
-            return
-        for weight, master in zip(self.weights, self.masters, strict=True):
-            if weight.grad is not None:
-                master.grad = weight.grad.float() if master.grad is None else master.grad.add_(weight.grad)
-                weight.grad = None
 
     def reduce(self, ranks: Ranks) -> Tensor:
         """Sums the gradients over ranks, scales them down to the largest norm. Returns the norm before."""

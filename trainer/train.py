@@ -139,7 +139,6 @@ def train(job: Job) -> dict[str, Any]:
             for part, counts in turns(model, parts, shapes, ranks):
                 outcome = objective.outcome(model, part)
                 (outcome.loss * (counts / weight)).backward()
-                optimizer.accumulate()
                 if counts:
                     totals[0] += outcome.loss.detach() / weight
                     totals[3:] += outcome.metrics_BM.sum(0)

@@ -56,3 +56,18 @@ def test_the_second_moment_moves_though_a_step_is_less_than_its_last_digit() -> 
         adam.step()
     mean = adam.state[weight]["exp_avg_sq"].float().mean().item()
     assert mean == pytest.approx(1 - 0.999**200, rel=0.01)
+
+
+def test_gradients_of_a_bfloat16_model_are_added_up_in_float32_and_nowhere_else() -> None:
+    """Two passes of which bfloat16 could not hold the sum: 1 + 1/1024."""
+    from trainer.config import DpoOptions
+    from trainer.optim import MasterAdamW
+
+    model = torch.nn.Linear(4, 4, bias=False)
+    optimizer = MasterAdamW(model, torch.bfloat16, DpoOptions(data=("-",), model="-", out="-"))
+    for scale in (1.0, 1 / 1024):
+        model(torch.ones(1, 4, dtype=torch.bfloat16)).mul(scale).sum().backward()
+        assert model.weight.grad is None
+    (master,) = optimizer.masters
+    assert master.grad is not None
+    assert torch.equal(master.grad, torch.full((4, 4), 1 + 1 / 1024))

@@ -19,7 +19,7 @@ from pipeline.shards import read_receipt, write_json
 from pipeline.stores import readable
 from pipeline.versions import folder_of, manifest_of
 
-ROW = ["pair_id", "prompt_id", "chosen_id", "rejected_id", "score_chosen", "score_rejected", "margin"]
+ROW = ["pair_id", "prompt_id", "chosen_id", "rejected_id", "score_chosen", "score_rejected", "margin", "metadata"]
 NUMBERS = ["margin", "chosen characters", "rejected characters"]
 N_NAMED = 20
 """Changed and flipped pairs that a diff names at most."""
@@ -34,6 +34,7 @@ class Diff:
         rows_before, rows_after: their pairs.
         added, removed: pairs that only one of them has.
         relabelled: pairs of both, with another score, labeler or labeler's version.
+        redescribed: pairs of both with other metadata.
         flipped: of the removed, those that came back with chosen and rejected swapped.
         prompts_added, prompts_removed: prompts that have a pair in only one of them.
         drift: the measures, each with a test of the rows that came against the rows that were.
@@ -47,6 +48,7 @@ class Diff:
     added: int
     removed: int
     relabelled: int
+    redescribed: int
     flipped: int
     prompts_added: int
     prompts_removed: int
@@ -66,6 +68,7 @@ def diff(run: Path, before: int, after: int) -> Diff:
     place = pc.index_in(new["pair_id"], value_set=old["pair_id"])
     shared = pc.is_valid(place)
     relabelled = _relabelled(old, new, place, shared)
+    redescribed = pc.and_(shared, pc.not_equal(_kept(old, new, place)["metadata"], new["metadata"]))
     came = pc.or_(pc.invert(shared), relabelled)
     gone = _missing(old, new, "pair_id")
     flipped = _flipped(old.filter(gone), new.filter(pc.invert(shared)))
@@ -76,7 +79,8 @@ def diff(run: Path, before: int, after: int) -> Diff:
     drift += [of_shares(name, *three) for name, three in _pass_counts(run, *manifests).items()]
     return Diff(
         before, after, old.num_rows, new.num_rows,
-        added=_true(pc.invert(shared)), removed=_true(gone), relabelled=_true(relabelled), flipped=len(flipped),
+        added=_true(pc.invert(shared)), removed=_true(gone), relabelled=_true(relabelled),
+        redescribed=_true(redescribed), flipped=len(flipped),
         prompts_added=_n_only(new, old), prompts_removed=_n_only(old, new),
         drift=drifted(drift),
         named={"relabelled": new.filter(relabelled)["pair_id"][:N_NAMED].to_pylist(), "flipped": flipped[:N_NAMED]},
@@ -99,7 +103,8 @@ def table(found: Diff) -> str:
     """The diff for people."""
     head = [
         f"version {found.before} -> {found.after}: {found.rows_before} -> {found.rows_after} pairs",
-        f"rows     {found.added} added, {found.removed} removed, {found.relabelled} relabelled, {found.flipped} flipped",
+        f"rows     {found.added} added, {found.removed} removed, {found.relabelled} relabelled, {found.flipped} flipped, "
+        f"{found.redescribed} with other metadata",
         f"prompts  {found.prompts_added} added, {found.prompts_removed} removed",
     ]
     rows = [
@@ -146,11 +151,16 @@ def _slim(table: pa.Table) -> pa.Table:
 
 def _relabelled(old: pa.Table, new: pa.Table, place: Any, shared: Any) -> Any:
     """Which rows of `new` are in `old` with another score or another labeler."""
-    kept = old.take(pc.fill_null(place, 0)) if old.num_rows else new
+    kept = _kept(old, new, place)
     differs = pc.not_equal(kept["made_by"], new["made_by"])
     for name in ("score_chosen", "score_rejected", "margin"):
         differs = pc.or_(differs, pc.not_equal(kept[name], new[name]))
     return pc.and_(shared, differs)
+
+
+def _kept(old: pa.Table, new: pa.Table, place: Any) -> pa.Table:
+    """The rows of `old` beside those of `new`; where there is none, any."""
+    return old.take(pc.fill_null(place, 0)) if old.num_rows else new
 
 
 def _missing(one: pa.Table, other: pa.Table, key: str) -> Any:

@@ -17,7 +17,7 @@ from pipeline.canaries import asking
 from pipeline.carry import carry
 from pipeline.config import Config
 from pipeline.damage import Checked
-from pipeline.errors import Damaged, PipelineError
+from pipeline.errors import BudgetSpent, Damaged, PipelineError
 from pipeline.evidence import Places, remember_places
 from pipeline.executors import Executor
 from pipeline.executors.ahead import ahead
@@ -34,7 +34,7 @@ from pipeline.runner import Outcome, Runner
 from pipeline.schema import PAIR_SHARD
 from pipeline.shards import read_shard, write_json
 from pipeline.versions import Version, publish
-from pipeline.work import Work
+from pipeline.work import Work, finished
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,19 @@ def _labelled(
         if (found := recall(folder, audit_key(config, places))) is not None:
             return standing, shards, Audited(found)
     with asking(labelling(plan), config.audit) as ask:  # its labelers start while the engine does
-        outcome = standing or perform_all(plan, imported, executor, checked)
+        outcome = standing or _within_budget(plan, imported, executor, checked)
         shards, places = _shards(folder, plan, imported, outcome)
         return outcome, shards, audit(config, plan, places, ask, published=False)
+
+
+def _within_budget(plan: Plan, imported: Imported, executor: Callable[[], Executor], checked: Checked) -> Outcome:
+    """What came of the plan. Raises: BudgetSpent, with what is left to do."""
+    try:
+        return perform_all(plan, imported, executor, checked)
+    except BudgetSpent as error:
+        todo = {step: sum(finished(step.work(shard)) is None for shard in imported.shards) for step in plan.steps}
+        left = [f"{n} of {len(imported.shards)} shards of {step.folder.name}" for step, n in todo.items() if n]
+        raise BudgetSpent(f"{error}\nleft to do: {', '.join(left)}") from error
 
 
 def _standing(works: Sequence[Work], checked: Checked) -> Outcome | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -79,6 +80,11 @@ def texts(number: int) -> list[str]:
 def prompt(number: int) -> str:
     """A prompt's text."""
     return f"write function {number}"
+
+
+def no_executor() -> NoReturn:
+    """Given to a build that has nothing to do."""
+    raise AssertionError("an executor was started")
 
 
 class Asked:

@@ -312,7 +312,7 @@ def test_a_run_beyond_its_budget_stops_keeps_what_is_finished_and_goes_on_with_m
 ) -> None:
     monkeypatch.setattr(Replay, "open", lambda self: _Both(self))
     config, _, folder = judged(tmp_path, "budget.requests=6", "prompts.shard_size=1", make=replayed)
-    with pytest.raises(BudgetSpent):
+    with pytest.raises(BudgetSpent, match="left to do: 3 of 4 shards of comparisons-judge-"):
         run(config, tmp_path / "runs")
     finished = list(folder.glob("comparisons-*/*.json"))
     assert len(finished) == 1

@@ -81,7 +81,7 @@ def test_a_diff_reads_like_a_page(growing):
     text = table(refresh(growing.config(range(6)), growing.root).diff)
     assert text.splitlines()[:2] == [
         "version 1 -> 2: 8 -> 12 pairs",
-        "rows     4 added, 0 removed, 0 relabelled, 0 flipped",
+        "rows     4 added, 0 removed, 0 relabelled, 0 flipped, 0 with other metadata",
     ]
     assert "pass rate, code" in text
 

@@ -11,14 +11,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.code import source_sha256
 from pipeline.config import load
 from pipeline.errors import BelowGate, BrokenLabeler, Busy, ConfigError
 from pipeline.garbage import collect
 from pipeline.history import events
 from pipeline.refresh import refresh, require_version
 from pipeline.run import locked, run
-from pipeline.shards import read_json, write_json
 from pipeline.versions import current, manifests, rollback
 from tests.pipeline.refreshing import BAD, GOOD, Asked, Growing
 
@@ -298,145 +296,3 @@ def test_the_pages_settings_are_settings(growing):
     [block] = re.findall(r"```toml\n(.*?)```", (ROOT / "docs" / "refreshing.md").read_text(), re.DOTALL)
     path.write_text(f"{path.read_text()}\n{block}")
     assert load(path).dataset.keep == 5
-
-
-@pytest.fixture
-def opened(monkeypatch) -> list[str]:
-    """The labelers that an audit opened."""
-    from pipeline import canaries
-
-    names: list[str] = []
-    poll = canaries._poll
-
-    def noted(stage, *rest):
-        names.append(stage.name)
-        return poll(stage, *rest)
-
-    monkeypatch.setattr(canaries, "_poll", noted)
-    return names
-
-
-def no_executor():
-    raise AssertionError("an executor was started")
-
-
-def test_where_nothing_changed_no_executor_is_started_and_no_labeler_opened(growing, opened):
-    refresh(growing.config(range(4)), growing.root)
-    assert opened == ["compiles"]
-    first = refresh(growing.config(range(4)), growing.root, no_executor)
-    assert opened == ["compiles"]
-    assert first.finished.audited.findings
-    assert run(growing.config(range(4)), growing.root, no_executor).version.is_new is False
-
-
-@pytest.mark.parametrize(
-    "change", ["shards", "settings", "held-out prompts", "our own code", "the note", "a labeler that was not asked"]
-)
-def test_an_audit_is_made_again_where_what_it_follows_from_changed(growing, opened, monkeypatch, change):
-    heldout = growing.folder / "heldout.jsonl"
-    heldout.write_text(json.dumps({"prompt": "write poems"}) + "\n")
-    more = [f"audit.heldout='{heldout}'"]
-    refresh(growing.config(range(4), *more), growing.root)
-    note = growing.run / "audit.json"
-    match change:
-        case "shards":
-            more.append("pairs.max_per_prompt=1")
-        case "settings":
-            more.append("audit.max_longer=0.95")
-        case "held-out prompts":
-            heldout.write_text(json.dumps({"prompt": "write novels"}) + "\n")
-        case "our own code":
-            monkeypatch.setattr("pipeline.audit_memory.source_sha256", lambda: "other")
-        case "the note":
-            note.write_text("{")
-        case _:
-            said = read_json(note)
-            write_json(note, {**said, "findings": [{**said["findings"][0], "check": "canaries", "state": "warn"}]})
-    refresh(growing.config(range(4), *more), growing.root)
-    assert opened == ["compiles", "compiles"]
-
-
-def test_a_failed_audit_is_made_again_and_fails_again(growing, opened):
-    heldout = growing.folder / "heldout.jsonl"
-    heldout.write_text(json.dumps({"prompt": "write function 1"}) + "\n")
-    for _ in range(2):
-        assert refresh(growing.config(range(4), f"audit.heldout='{heldout}'"), growing.root).finished.audited.failed
-    assert opened == ["compiles", "compiles"]
-
-
-def test_the_manifest_says_which_code_models_labelers_and_files_made_the_version(growing):
-    refresh(growing.config(range(4)), growing.root)
-    [manifest] = manifests(growing.run)
-    lineage = manifest["lineage"]
-    assert lineage["code"]["source_sha256"] == source_sha256()
-    assert lineage["models"]["people"]["model"] == "human"
-    assert len(lineage["labeler_sources"]["compiles"]["file_sha256"]) == 64
-    assert lineage["prompts"][0]["path"].endswith("prompts.jsonl")
-    assert len(lineage["prompts"][0]["sha256"]) == 64
-    event = manifest["openlineage"]
-    assert {"eventType", "eventTime", "run", "job", "inputs", "outputs", "producer", "schemaURL"} <= event.keys()
-    assert event["run"]["facets"]["lineage"]["seed"] == 0
-    assert event["outputs"][0]["outputFacets"]["outputStatistics"]["rowCount"] == 8
-
-
-def test_other_code_that_makes_the_same_rows_makes_no_version(growing, monkeypatch):
-    refresh(growing.config(range(4)), growing.root)
-    monkeypatch.setattr("pipeline.lineage.code", lambda: {"version": "9.9", "source_sha256": "other"})
-    assert not refresh(growing.config(range(4)), growing.root).is_new
-
-
-def metadata_of(folder: Path) -> dict[str, dict]:
-    rows = [row for file in sorted((folder / "data").glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
-    return {row["prompt"][0]["content"]: json.loads(row["metadata"]) for row in rows}
-
-
-def test_other_metadata_reaches_the_next_version_and_nothing_is_sampled(growing, asked):
-    refresh(growing.config(range(6)), growing.root)
-    asked.since()
-    growing.more = {1: {"topic": "sums"}, 4: {"family": "other"}}
-    refreshed = refresh(growing.config(range(6)), growing.root)
-    assert asked.since() == 0
-    assert refreshed.is_new
-    found = metadata_of(growing.run / "dataset")
-    assert found["write function 1"] == {"family": "code", "topic": "sums"}
-    assert found["write function 4"] == {"family": "other"}
-    assert found["write function 2"] == {"family": "code"}
-    assert (refreshed.diff.added, refreshed.diff.removed, refreshed.diff.rows_after) == (0, 0, 12)
-    assert refreshed.finished.audited.state != "FAIL"
-    assert not refresh(growing.config(range(6)), growing.root, no_executor).is_new
-
-
-def test_only_what_labelers_may_see_is_labelled_again(growing):
-    refresh(growing.config(range(6)), growing.root)
-    labels = {path: path.stat().st_mtime_ns for path in growing.run.glob("labels-*/*.parquet")}
-    growing.more = {1: {"topic": "sums"}}
-    refresh(growing.config(range(6)), growing.root)
-    now = {path: path.stat().st_mtime_ns for path in growing.run.glob("labels-*/*.parquet")}
-    [new] = now.keys() - labels.keys()
-    assert pq.read_table(new).num_rows == 4
-    assert {path: now[path] for path in labels} == labels
-
-
-def test_metadata_that_changes_back_and_prompts_that_leave_afterwards_are_as_they_would_be(growing, asked):
-    first = refresh(growing.config(range(4)), growing.root)
-    growing.more = {1: {"topic": "sums"}}
-    refresh(growing.config(range(4)), growing.root)
-    growing.more = {}
-    back = refresh(growing.config(range(4)), growing.root)
-    asked.since()
-    assert metadata_of(back.finished.version.folder) == metadata_of(first.finished.version.folder)
-    gone = refresh(growing.config([0, 2, 3]), growing.root)
-    assert (gone.finished.rows, "write function 1" in prompts_of(growing.run / "dataset")) == (6, False)
-    assert len({manifest["content"] for manifest in manifests(growing.run)}) == 4
-    assert asked.since() == 0
-
-
-def test_a_source_that_never_saw_the_prompt_samples_it_once_where_it_lies_now(growing, asked):
-    refresh(growing.config(range(4)), growing.root)
-    growing.more = {0: {"topic": "sums"}, 1: {"topic": "sums"}}
-    refresh(growing.config(range(4)), growing.root)
-    asked.since()
-    growing.completions({3: [f"{GOOD}  # 3", f"{BAD}  # 3"]})
-    refreshed = refresh(growing.config(range(4)), growing.root)
-    assert asked.since() == 4
-    assert refreshed.finished.rows == 7

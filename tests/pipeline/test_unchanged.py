@@ -1,0 +1,105 @@
+"""Where nothing changed a refresh opens nothing; what the manifest says made a version, and what of it makes another."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pipeline.code import source_sha256
+from pipeline.refresh import refresh
+from pipeline.run import run
+from pipeline.shards import read_json, write_json
+from pipeline.versions import manifests
+from tests.pipeline.refreshing import Asked, Growing, no_executor
+
+
+@pytest.fixture
+def growing(tmp_path) -> Growing:
+    return Growing(tmp_path)
+
+
+@pytest.fixture
+def asked(monkeypatch) -> Asked:
+    return Asked(monkeypatch)
+
+
+@pytest.fixture
+def opened(monkeypatch) -> list[str]:
+    """The labelers that an audit opened."""
+    from pipeline import canaries
+
+    names: list[str] = []
+    poll = canaries._poll
+
+    def noted(stage, *rest):
+        names.append(stage.name)
+        return poll(stage, *rest)
+
+    monkeypatch.setattr(canaries, "_poll", noted)
+    return names
+
+
+def test_where_nothing_changed_no_executor_is_started_and_no_labeler_opened(growing, opened):
+    refresh(growing.config(range(4)), growing.root)
+    assert opened == ["compiles"]
+    first = refresh(growing.config(range(4)), growing.root, no_executor)
+    assert opened == ["compiles"]
+    assert first.finished.audited.findings
+    assert run(growing.config(range(4)), growing.root, no_executor).version.is_new is False
+
+
+@pytest.mark.parametrize(
+    "change", ["shards", "settings", "held-out prompts", "our own code", "the note", "a labeler that was not asked"]
+)
+def test_an_audit_is_made_again_where_what_it_follows_from_changed(growing, opened, monkeypatch, change):
+    heldout = growing.folder / "heldout.jsonl"
+    heldout.write_text(json.dumps({"prompt": "write poems"}) + "\n")
+    more = [f"audit.heldout='{heldout}'"]
+    refresh(growing.config(range(4), *more), growing.root)
+    note = growing.run / "audit.json"
+    match change:
+        case "shards":
+            more.append("pairs.max_per_prompt=1")
+        case "settings":
+            more.append("audit.max_longer=0.95")
+        case "held-out prompts":
+            heldout.write_text(json.dumps({"prompt": "write novels"}) + "\n")
+        case "our own code":
+            monkeypatch.setattr("pipeline.audit_memory.source_sha256", lambda: "other")
+        case "the note":
+            note.write_text("{")
+        case _:
+            said = read_json(note)
+            write_json(note, {**said, "findings": [{**said["findings"][0], "check": "canaries", "state": "warn"}]})
+    refresh(growing.config(range(4), *more), growing.root)
+    assert opened == ["compiles", "compiles"]
+
+
+def test_a_failed_audit_is_made_again_and_fails_again(growing, opened):
+    heldout = growing.folder / "heldout.jsonl"
+    heldout.write_text(json.dumps({"prompt": "write function 1"}) + "\n")
+    for _ in range(2):
+        assert refresh(growing.config(range(4), f"audit.heldout='{heldout}'"), growing.root).finished.audited.failed
+    assert opened == ["compiles", "compiles"]
+
+
+def test_the_manifest_says_which_code_models_labelers_and_files_made_the_version(growing):
+    refresh(growing.config(range(4)), growing.root)
+    [manifest] = manifests(growing.run)
+    lineage = manifest["lineage"]
+    assert lineage["code"]["source_sha256"] == source_sha256()
+    assert lineage["models"]["people"]["model"] == "human"
+    assert len(lineage["labeler_sources"]["compiles"]["file_sha256"]) == 64
+    assert lineage["prompts"][0]["path"].endswith("prompts.jsonl")
+    assert len(lineage["prompts"][0]["sha256"]) == 64
+    event = manifest["openlineage"]
+    assert {"eventType", "eventTime", "run", "job", "inputs", "outputs", "producer", "schemaURL"} <= event.keys()
+    assert event["run"]["facets"]["lineage"]["seed"] == 0
+    assert event["outputs"][0]["outputFacets"]["outputStatistics"]["rowCount"] == 8
+
+
+def test_other_code_that_makes_the_same_rows_makes_no_version(growing, monkeypatch):
+    refresh(growing.config(range(4)), growing.root)
+    monkeypatch.setattr("pipeline.lineage.code", lambda: {"version": "9.9", "source_sha256": "other"})
+    assert not refresh(growing.config(range(4)), growing.root).is_new

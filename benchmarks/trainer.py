@@ -100,9 +100,9 @@ def measure_memory(vocab: int, dtype: str, side: str) -> None:
     print(json.dumps({"peak_mib": peak_mib, "steps_mib": peak_mib - held_mib, "process_mib": whole}))
 
 
-def case(vocab: int, dtype: str, rounds: int, memory: bool) -> dict[str, Any]:
-    """One vocabulary and type: speed, equality, memory."""
-    work = Workload(vocab)
+def case(vocab: int, dtype: str, spread: float, rounds: int, memory: bool) -> dict[str, Any]:
+    """One vocabulary, type and spread of lengths: speed, equality, memory."""
+    work = Workload(vocab, spread=spread)
     sides = {name: SIDES[name](work, dtype == "bfloat16") for name in sides_of(dtype)}
     equal = compared(sides, work.steps(1)[0])
     seconds = timed(sides, work, rounds)
@@ -134,6 +134,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--vocab", type=int, nargs="+", default=[2048, 32768])
     parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), default=list(DTYPES))
+    parser.add_argument(
+        "--spread", type=float, default=0.5, help="of the lengths' logarithm; 0.3 = rows of nearly one length"
+    )
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
@@ -155,7 +158,8 @@ def main() -> None:
         report = {"command": command, "hardware": hardware, "workload": repr(Workload(0))}
         for vocab in asked.vocab:
             for dtype in asked.dtype:
-                report[f"vocabulary {vocab}, {dtype}"] = case(vocab, dtype, asked.rounds, not asked.no_memory)
+                name = f"vocabulary {vocab}, {dtype}, spread {asked.spread}"
+                report[name] = case(vocab, dtype, asked.spread, asked.rounds, not asked.no_memory)
     text = json.dumps(report, indent=1)
     print(text)
     if asked.out:

@@ -51,7 +51,7 @@ def test_every_format_gives_the_same_prompts(tmp_path):
         found, prompts = imported(tmp_path / name, tmp_path / name.replace(".", "-"))
         assert [p.messages[0].content for p in prompts] == ["one", "two"]
         assert found.families == {"x": 1, "y": 1}
-        ids.add(found.active)
+        ids.add(tuple(prompt.id for prompt in prompts))
     assert len(ids) == 1
 
 

@@ -74,3 +74,16 @@ def clipped_losses(logp_B: Tensor, old_B: Tensor, advantage_B: Tensor, weight_B:
     ratio_B = (logp_B - old_B).exp()
     kept_B = ratio_B.clamp(1 - clip, 1 + clip)
     return -weight_B * torch.minimum(ratio_B * advantage_B, kept_B * advantage_B)
+
+
+def kl_estimates(logp_B: Tensor, old_B: Tensor, ref_B: Tensor) -> Tensor:
+    """Each completion's part in an estimate of KL(pi || ref) a sequence: their mean is unbiased on samples of old.
+
+        rho (log pi - log ref) - (rho - 1),   rho = pi / old
+
+    The last term has mean 0 and takes away most of the noise; where old is the reference, no part is below 0. Without rho it
+    would be -KL(old || pi) in the first round: the further the policy went, the further below 0. Shapes: -> (B,).
+    Source: Schulman 2020, "Approximating KL divergence", with importance weights.
+    """
+    ratio_B = (logp_B - old_B).detach().exp()
+    return ratio_B * (logp_B.detach() - ref_B) - (ratio_B - 1)

@@ -21,7 +21,14 @@ from trainer.groups import Group, GroupSet, group_files, read_groups, tell
 from trainer.identity import fingerprint
 from trainer.logps import logps_of, shapes_for
 from trainer.model import Loaded, load, micro_batch_budget, model_hash
-from trainer.policy_gradient import advantages, clipped_losses, group_sums, shaped_rewards, truncated_weights
+from trainer.policy_gradient import (
+    advantages,
+    clipped_losses,
+    group_sums,
+    kl_estimates,
+    shaped_rewards,
+    truncated_weights,
+)
 from trainer.ranks import Ranks, joined
 from trainer.reference import Drift, check_drift, load_frozen
 from trainer.runlog import say
@@ -78,7 +85,7 @@ class RlObjective:
         ratio_B = (logp_B.detach() - old_B).exp()
         spread_B = advantages(reward_B, group_B, len(groups), "rloo") ** 2
         columns = [
-            *(reward_B, shaped_B, spread_B, logp_B.detach() - ref_B, ratio_B),
+            *(reward_B, shaped_B, spread_B, kl_estimates(logp_B, old_B, ref_B), ratio_B),
             *(((ratio_B - 1).abs() > options.clip).float(), ended_B, tokens_B),
         ]
         count_G = group_sums(torch.ones_like(loss_B), group_B, len(groups))

@@ -12,6 +12,7 @@ from trainer.policy_gradient import (  # noqa: E402
     advantages,
     clipped_losses,
     group_sums,
+    kl_estimates,
     shaped_rewards,
     truncated_weights,
 )
@@ -102,3 +103,13 @@ def test_the_gradient_is_that_of_the_kl_regularised_objective() -> None:
     losses = clipped_losses(log_p, log_p.detach(), shaped, torch.ones(3), clip=0.2)
     (found,) = torch.autograd.grad((log_p.detach().exp() * losses).sum(), parameters)
     assert found.tolist() == pytest.approx(wanted.tolist(), abs=1e-12)
+
+
+@pytest.mark.parametrize("old", [(0.5, 0.3, 0.2), (0.2, 0.2, 0.6)])
+def test_the_kl_estimate_is_that_of_the_policy_although_the_samples_are_older(old: tuple[float, ...]) -> None:
+    """On three outcomes, exactly; never below 0 where the samples are the reference's."""
+    policy, reference = double(0.1, 0.6, 0.3), double(0.5, 0.3, 0.2)
+    parts = kl_estimates(policy.log(), double(*old).log(), reference.log())
+    expected = (policy * (policy / reference).log()).sum().item()
+    assert (double(*old) * parts).sum().item() == pytest.approx(expected, abs=1e-12)
+    assert old != (0.5, 0.3, 0.2) or (parts >= 0).all()

@@ -105,9 +105,9 @@ def test_questions_that_break_the_server_get_no_answer_and_the_others_get_theirs
 
 def test_the_last_questions_may_fail_without_stopping_the_run(server: ChatServer) -> None:
     server.answer = lambda body, tries: failing(503, None)
-    found = ask(server, 12)
+    found = ask(server, 7)
     assert all("InternalServerError" in str(g.error) for g in found.values())
-    assert len(server.bodies) <= 12 * 3 + 8
+    assert len(server.bodies) <= 7 * 3 + 8
 
 
 def test_refusals_open_nothing(server: ChatServer) -> None:

@@ -296,6 +296,8 @@ def exit_codes() -> Iterator[None]:
             leave(f"error: {leaving.SAID}", leaving.EXIT_CODE)
         if isinstance(error, OSError) and error.errno in STORAGE:
             leave(f"error: {refused(Path(error.filename or '.'), error)}", EnvironmentLacks.exit_code)
+        if isinstance(error, SystemExit) and isinstance(error.code, int | None):
+            end(error.code or 0)
         raise
 
 
@@ -304,6 +306,12 @@ def leave(message: str, code: int) -> None:
     if leaving.asked() and code != leaving.EXIT_CODE:  # what was in flight fails when it is dropped: that is no news
         message, code = f"{message}\n{leaving.SAID}", leaving.EXIT_CODE
     say(message)
+    end(code)
+
+
+def end(code: int) -> None:
+    """Ends the process and what it started, with this code whatever libraries' threads are at: in two of a hundred good runs
+    one of them aborted the process while Python was taken down."""
     sys.stdout.flush()
     sys.stderr.flush()
     leaving.end_children()

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.console import say
-from pipeline.damage import CHECKED, Checked, quarantine
+from pipeline.damage import Checked, quarantine
 from pipeline.errors import Damaged
-from pipeline.evidence import STEPS
 from pipeline.folders import followed, pointed
-from pipeline.garbage import WANTED, sweep
+from pipeline.garbage import sweep
 from pipeline.history import HISTORY
 from pipeline.shards import COPIES, read_json, write_json
 from pipeline.versions import folder_of, manifests, rewrite
@@ -98,8 +97,9 @@ def astray(run: Path) -> str | None:
 def _sweep(run: Path) -> None:
     """Removes what a killed process left half-written, but for notes that others than the run's holder write."""
     sweep(run)
-    names = [CHECKED, HISTORY, "config.json", POINTER, STEPS, WANTED]
-    for left in [*(run / "prompts").glob(".*.part"), *(left for name in names for left in run.glob(f".{name}.*part"))]:
+    others = (".schedule", ".audit")
+    parts = [left for left in run.glob(".*part") if not left.name.startswith(others)]
+    for left in [*(run / "prompts").glob(".*.part"), *parts]:
         left.unlink()
 
 

@@ -62,7 +62,7 @@ def still_to_come(model: torch.nn.Module, options: TrainOptions) -> int:
     """Bytes of gradients and moments, which the first step makes."""
     moments = 8 if options.moments == "float32" else 4
     return sum(
-        local([weight])[0].numel() * (moments + 4 + (weight.element_size() if weight.element_size() < 4 else 0))
+        local([weight])[0].numel() * (moments + 4)  # gradients lie in float32 only
         for weight in model.parameters()
         if weight.requires_grad
     )

@@ -13,7 +13,7 @@ test: setup ## what CI runs: lint, types, tests; all three, so that one run tell
 	@failed=; \
 	$(PYTHON) -m ruff check . || failed="$$failed ruff"; \
 	$(PYTHON) -m mypy || failed="$$failed mypy"; \
-	$(PYTHON) -m pytest || failed="$$failed pytest"; \
+	$(PYTHON) -m pytest -n logical --dist loadfile || failed="$$failed pytest"; \
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
 demo: setup ## the whole loop: pipeline, trainer, and what it changed

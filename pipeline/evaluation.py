@@ -108,7 +108,19 @@ def as_json(found: Sequence[Standing], measured: Measured) -> dict[str, Any]:
 
 def table(found: Sequence[Standing]) -> str:
     """The standings for people, in points and percent."""
-    head = ("model", "T", "pass %", "gain", "wins %", "at equal length", "tokens", "distinct-2", "alike", "KL", "KL/token")
+    head = (
+        "model",
+        "T",
+        "pass %",
+        "gain",
+        "wins %",
+        "at equal length",
+        "tokens",
+        "distinct-2",
+        "alike",
+        "KL",
+        "KL/token",
+    )
     rows = [
         (
             row.model, f"{row.temperature:g}", _percent(row.pass_rate), _points(row.gain), _percent(row.wins),

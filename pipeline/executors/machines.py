@@ -66,5 +66,3 @@ def engine_gpus(spec: EngineSpec, asked: int, *, has_gpus: bool) -> int:
     if not has_gpus or spec.use not in ON_DEVICE or getattr(spec, "device", "auto") == "cpu":
         return 0
     return int(getattr(spec, "tensor_parallel_size", 1))
-
-

@@ -182,7 +182,6 @@ class RayExecutor:
                 with suppress(InvalidStateError):
                     answer.set_exception(EnvironmentLacks(self._machines.lacking(pending.needs)))
 
-
     def _take_turns(self) -> None:
         """Closes an engine that has nothing to do while other work waits for its GPUs. It is loaded again when it is needed."""
         holds = any(replica.needs["GPU"] for replica in self._replicas)

@@ -65,7 +65,9 @@ def trainer_of(kind: Any, config: Any, rows: Any, model: Path, other_model: Path
 
 
 @pytest.fixture(scope="module")
-def theirs(folder: Path, model: Path, other_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+def theirs(
+    folder: Path, model: Path, other_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Any]:
     """TRL's loss on all pairs, for a loss, a beta and a label smoothing; and TRL's model."""
     rows = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path_factory.mktemp("cache")))
     trainer = trainer_of(trl.DPOTrainer, trl.DPOConfig, rows, model, other_model, tmp_path_factory.mktemp("trl"))

@@ -62,6 +62,13 @@ class Places:
         found = [self.run / folder / shard for folder in self.folders.get(kind, ())]
         return [path for path in found if read_receipt(path)]
 
+    def kept(self, shard: str, table: pa.Table) -> pa.Table:
+        """The rows of a shard's table without those of prompts that the build left out."""
+        left_out = self.left_out.get(shard)
+        if not left_out:
+            return table
+        return table.filter(pc.invert(pc.is_in(table["prompt_id"], value_set=pa.array(left_out, pa.string()))))
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -109,7 +116,6 @@ def recall_places(run: Path) -> Places:
 def read_evidence(places: Places) -> Iterator[Evidence]:
     """Each shard of the build, one after the other, without what was made of prompts that it left out. Raises: Damaged."""
     for shard in places.shards:
-        left_out = pa.array(places.left_out.get(shard, ()), pa.string())
         prompts = read_columns(
             [places.run / "prompts" / shard], ["prompt_id", "messages", "target", "metadata"], PROMPTS
         )
@@ -121,9 +127,7 @@ def read_evidence(places: Places) -> Iterator[Evidence]:
             read_columns(places.paths("comparisons", shard), COMPARISON_COLUMNS, COMPARISONS),
             read_columns(places.paths("pairs", shard), PAIR_COLUMNS, PAIR_SHARD),
         ]
-        if len(left_out):
-            tables = [t.filter(pc.invert(pc.is_in(t["prompt_id"], value_set=left_out))) for t in tables]
-        yield Evidence(*tables)
+        yield Evidence(*(places.kept(shard, table) for table in tables))
 
 
 def read_published(run: Path) -> Iterator[pa.Table]:

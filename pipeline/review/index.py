@@ -151,6 +151,7 @@ class Index:
         name = self.places.shards[number]
         prompts = read_columns([self.places.run / "prompts" / name], ["prompt_id", "metadata"], PROMPTS)
         pairs = read_columns(self.places.paths("pairs", name), PAIR_KEYS, PAIR_SHARD)
+        prompts, pairs = (self.places.kept(name, table) for table in (prompts, pairs))
         return _with_family(prompts, number), _with_family(pairs, number)
 
     def _read_shard(self, number: int) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table]:

@@ -30,6 +30,7 @@ from pipeline.run import run
 from pipeline.schema import PAIR_SHARD
 from pipeline.shards import read_shard
 from tests.pipeline.audited import HONEST, Runs, answered
+from tests.pipeline.conftest import write_jsonl, write_replay
 from tests.review.conftest import HOSTILE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -181,6 +182,18 @@ def test_the_next_build_uses_what_people_said(tmp_path):
     assert all(row["chosen"][0]["content"].startswith("bad") and row["labelers"] == ["human"] for row in pairs)
     answers = next(finished.folder.glob("completions-human-*/00000.parquet"))
     assert "an answer by hand" in read_shard(answers)["text"].to_pylist()
+
+
+def test_a_prompt_whose_metadata_changed_is_shown_once(tmp_path):
+    config = write_replay(tmp_path, n_prompts=3)
+    run(load(config), tmp_path / "runs")
+    prompts = [{"prompt": f"write function {i}", "family": "renamed" if i else "code"} for i in range(3)]
+    write_jsonl(tmp_path / "prompts.jsonl", prompts)
+    index = Index(run(load(config), tmp_path / "runs").folder)
+    assert sorted(index.prompts["family"].to_pylist()) == ["code", "renamed", "renamed"]
+    assert index.pairs.num_rows == len(set(index.pairs["pair_id"].to_pylist()))
+    for prompt, family in zip(index.prompts["prompt_id"].to_pylist(), index.prompts["family"].to_pylist(), strict=True):
+        assert index.group(prompt).family == family
 
 
 def test_argilla_gets_records_and_gives_verdicts_back(store, reviewed):

@@ -17,6 +17,7 @@ from pipeline.garbage import collect
 from pipeline.history import events
 from pipeline.refresh import refresh, require_version
 from pipeline.run import locked, run
+from pipeline.shards import read_shard, receipt_of, write_shard
 from pipeline.versions import current, manifests, rollback
 from tests.pipeline.refreshing import BAD, GOOD, Asked, Growing
 
@@ -145,9 +146,9 @@ def test_a_failed_audit_is_exit_code_1(growing):
 def test_a_shard_that_cannot_be_made_makes_no_version(growing):
     refresh(growing.config(range(4)), growing.root)
     shard = sorted(growing.run.glob("completions-*/00000.parquet"))[0]
-    shard.write_bytes(shard.read_bytes()[:-100] + b"\0" * 100)
-    for receipt in growing.run.glob("labels-*/*.json"):
-        receipt.unlink()
+    write_shard(shard, read_shard(shard).drop_columns(["logp"]), receipt_of(shard).inputs)  # whole, and of no use
+    for path in (*growing.run.glob("labels-*/*.json"), growing.run / "checked.json"):
+        path.unlink()
     refreshed = refresh(growing.config(range(6)), growing.root)
     assert len(refreshed.finished.failed) == 1
     assert (refreshed.finished.version, current(growing.run)["number"]) == (None, 1)

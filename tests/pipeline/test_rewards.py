@@ -201,9 +201,10 @@ def test_a_model_is_known_by_its_content(models: dict[str, Path], tmp_path: Path
 def test_an_implicit_reward_is_made_of_the_trainers_own_log_probabilities(
     models: dict[str, Path], per_token: bool
 ) -> None:
+    import torch
+
     from trainer.config import ModelOptions, RewardsOptions
     from trainer.data import encode, render
-    from trainer.logps import Row, completion_logps, pad
     from trainer.model import load as load_model
     from trainer.rewards import ImplicitReward as Scorer
 
@@ -214,8 +215,10 @@ def test_an_implicit_reward_is_made_of_the_trainers_own_log_probabilities(
     for folder in (models["policy"], TINY):
         loaded = load_model(ModelOptions(data=(), out="", model=str(folder), device="cpu"))
         (side,) = encode([render(loaded.tokenizer, "x", turns[:1], turns[1:])], loaded.tokenizer, loaded.end_ids)
-        row = Row(side.prompt + side.completion, len(side.prompt))
-        logps.append(completion_logps(loaded.model, pad([row], loaded.device), 1 << 20).item())
+        ids, n = torch.tensor([*side.prompt, *side.completion]), len(side.completion)
+        with torch.no_grad():
+            logits = loaded.model.float()(ids[None]).logits[0, -n - 1 : -1]
+        logps.append(logits.log_softmax(-1).gather(1, ids[-n:, None]).sum().item())
     tokens = len(side.completion) if per_token else 1
     (found,) = scorer([turns])
     assert found == pytest.approx(0.25 * (logps[0] - logps[1]) / tokens, rel=1e-5, abs=1e-4)

@@ -212,8 +212,9 @@ def test_without_a_token_nothing_is_shown(served, reviewed, path, cookie):
     request = urllib.request.Request(page.url + path, headers={"Cookie": f"reviewer={cookie}"} if cookie else {})
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request)
-    assert refused.value.code == 403
-    assert "your token" in refused.value.read().decode()
+    with refused.value:
+        assert refused.value.code == 403
+        assert "your token" in refused.value.read().decode()
 
 
 def test_a_token_of_another_run_is_refused(served, reviewed, tmp_path):
@@ -232,7 +233,8 @@ def test_a_form_of_another_page_counts_for_nothing(served, reviewed, headers):
     cookie = {"Cookie": f"reviewer={page.page.access.token('ada')}"}
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(urllib.request.Request(f"{page.url}/verdict", body, {**cookie, **headers}))
-    assert refused.value.code == 403
+    with refused.value:
+        assert refused.value.code == 403
     assert page.lines() == []
 
 

@@ -288,8 +288,9 @@ def test_json_is_printed_prettily_and_code_is_coloured():
 @pytest.mark.e2e
 def test_the_command_prints_a_link_that_opens_the_page_and_leaves_on_an_interrupt(reviewed, tmp_path):
     with _command(reviewed, tmp_path) as (running, port, link):
-        with pytest.raises(urllib.error.HTTPError, match="403"):
+        with pytest.raises(urllib.error.HTTPError, match="403") as refused:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/")
+        refused.value.close()
         opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
         assert b"Which one is better?" in opener.open(link).read()
         running.send_signal(signal.SIGINT)

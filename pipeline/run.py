@@ -197,11 +197,14 @@ def perform_all(plan: Plan, imported: Imported, executor: Callable[[], Executor]
     """
     works = plan.works(imported.shards)
     running, grace_s = executor(), None
+    left = {work.output for work in works}
     try:
         while True:
             outcome = _perform(plan, works, running, checked)
-            if not _put_aside(outcome, {work.output for work in works}, checked):
+            aside = _put_aside(outcome, left, checked)
+            if not aside:
                 return outcome
+            left -= aside
     except KeyboardInterrupt:
         grace_s = leaving.GRACE_S
         raise
@@ -224,16 +227,16 @@ def _perform(plan: Plan, works: Sequence[Work], running: Executor, checked: Chec
     return outcome
 
 
-def _put_aside(outcome: Outcome, outputs: set[Path], checked: Checked) -> bool:
-    """Moves aside the shards that were found damaged when they were read, and says whether there were any."""
+def _put_aside(outcome: Outcome, outputs: set[Path], checked: Checked) -> set[Path]:
+    """Moves aside the shards of `outputs` that were found damaged when they were read, and gives them. Raises: Damaged."""
     damaged = {
         error.path.with_suffix(".parquet"): error for error in outcome.failed.values() if isinstance(error, Damaged)
     }
     for path, error in damaged.items():
         if path not in outputs:
-            raise error
+            raise error  # a prompt shard, or one that was made again already: the disk is at fault
         checked.put_aside(path, error.what)
-    return bool(damaged)
+    return set(damaged)
 
 
 def _first_pair(shards: list[Path]) -> dict[str, Any] | None:

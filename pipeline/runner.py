@@ -79,9 +79,9 @@ class Runner:
             self._missing[work.output] = len(unmade)
             for path in unmade:
                 self._readers[path].append(work)
-        for work in works:
-            if self._missing[work.output] == 0:
-                self._arrive(work)
+        # Listed first: arriving releases others, and who arrived twice would release its readers before their inputs exist.
+        for work in [work for work in works if self._missing[work.output] == 0]:
+            self._arrive(work)
 
     def _arrive(self, work: Work) -> None:
         """Takes in work whose inputs all exist: it is done already, or ready."""

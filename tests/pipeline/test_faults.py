@@ -31,9 +31,6 @@ def ground(tmp_path_factory) -> damages.Ground:
     return damages.Ground(tmp_path_factory.mktemp("ground"))
 
 
-@pytest.mark.xfail(
-    strict=False, reason="now and then the pairs of a remade label shard are made again, too: the same bytes (issue 4)"
-)
 @pytest.mark.parametrize("kind", ["deleted", "swapped with its receipt", "rotten"])
 def test_a_spoiled_shard_is_found_moved_aside_and_alone_made_again(ground, kind):
     damages.survives(ground, Damage("labels", kind, 1))

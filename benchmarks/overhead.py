@@ -65,7 +65,7 @@ def plain(config_file: Path) -> dict[str, float]:
     from pipeline.engines.vllm import Vllm, engine_args, params, prepare_environment
     from pipeline.prompts import import_prompts, prompts_of
     from pipeline.sample import Sample
-    from pipeline.shards import read_shard
+    from pipeline.storage.shards import read_shard
 
     config = load(config_file)
     source = config.sources[0]

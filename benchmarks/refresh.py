@@ -24,7 +24,7 @@ from tests.pipeline.refreshing import prompt, texts  # noqa: E402  the path is s
 
 SIZES = (60, 1_000, 8_000, 50_000)
 REPEATS = 3
-STARTUP = "import pipeline.cli, pipeline.config, pipeline.refresh, pipeline.run"
+STARTUP = "import pipeline.cli.main, pipeline.config, pipeline.refreshing.refresh, pipeline.run"
 
 
 class Taken(NamedTuple):

@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/stages.py [--root build/stages] [--steps sample dpo ... table] [--result FILE.json]
 
 The budget is N labelled completions of each of PROMPTS training prompts. Everything goes through the commands a user has:
-`pipeline run` samples (real vLLM) and labels, `trainer` trains, `pipeline.evaluate` measures on the held-out prompts.
+`pipeline run` samples (real vLLM) and labels, `trainer` trains, `pipeline.evaluating.evaluate` measures on the held-out prompts.
 
     dpo, ...      the pairs made of those completions
     rm_rl         a reward model from the same pairs, then ROUNDS rounds of RL on new samples that it alone rates
@@ -142,7 +142,7 @@ def rounds(root: Path, name: str, rater: Path | None, scores: str) -> dict[str, 
 def measured(root: Path, name: str) -> dict[str, float]:
     """A policy's pass rate on the held-out prompts with its interval, KL to the reference and tokens a completion."""
     from pipeline.config import load
-    from pipeline.evaluate import ALL, evaluate
+    from pipeline.evaluating.evaluate import ALL, evaluate
 
     model = str(MODEL if name == "reference" else root / name)
     found = evaluate(

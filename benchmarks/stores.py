@@ -79,9 +79,9 @@ def written(folder: Path, n_prompts: int) -> Any:
 
 def measured(config: Any, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """A run and its repetition in a folder of their own."""
-    from pipeline import lock
     from pipeline.run import run
-    from pipeline.stores import place_of, remembering
+    from pipeline.storage import lock
+    from pipeline.storage.stores import place_of, remembering
 
     lock.remembering = remembering if name == "remembering" else lambda folder: contextlib.nullcontext()  # type: ignore[attr-defined]
     found: dict[str, Any] = {}
@@ -97,7 +97,7 @@ def measured(config: Any, name: str, arguments: argparse.Namespace) -> dict[str,
 @contextmanager
 def counting(latency_s: float) -> Iterator[list[int]]:
     """Counts what this process asks of a store, and has each question take `latency_s` more."""
-    from pipeline.stores import StorePath
+    from pipeline.storage.stores import StorePath
 
     asked, count = StorePath._asked, [0]
 

@@ -59,7 +59,7 @@ def step(*arguments: str) -> None:
 def measure(config: list[str], policy: Path, root: Path) -> str:
     """Evaluates reference and policy; writes results.json and the figure; returns the table."""
     from pipeline.config import load
-    from pipeline.evaluate import evaluate
+    from pipeline.evaluating.evaluate import evaluate
 
     models = {"reference": str(MODEL), "policy": str(policy)}
     measured = evaluate(load(Path(config[0]), config[2:]), models, str(HELD_OUT), TEMPERATURES, N, root)
@@ -73,7 +73,7 @@ def measure(config: list[str], policy: Path, root: Path) -> str:
 
 def tabulate(rates: list, gains: dict) -> str:
     """Pass rates before and after, and the paired gain with its interval, in points."""
-    from pipeline.report import aligned
+    from pipeline.observing.funnel import aligned
 
     found = {(r.family, r.model, r.temperature): r.rate for r in rates}
     rows = [("family", "T", "before", "after", "gain", "95 % interval")]

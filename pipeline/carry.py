@@ -10,12 +10,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.damage import Checked
 from pipeline.plan import Plan, Step
 from pipeline.prompts import Imported, family_of, prompts_of
 from pipeline.sample import counts_of
 from pipeline.schema import COMPLETIONS, PROMPTS
-from pipeline.shards import read_shard, write_shard
+from pipeline.storage.damage import Checked
+from pipeline.storage.shards import read_shard, write_shard
 from pipeline.work import input_hashes
 
 

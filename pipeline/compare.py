@@ -14,13 +14,13 @@ import pyarrow as pa
 from labelers.discovery import LabelerSpec
 from labelers.sandbox import Limits, Worker, opened
 from labelers.types import Abstain, Candidate, Comparison, Completion, Needs, Prompt, Verdict, content_id
-from pipeline.budget import Asking
-from pipeline.cascade import After, settled
 from pipeline.engines import Engine, EngineSpec
 from pipeline.label import Tools, Where, asked, candidates, lent_tools, require_enough
+from pipeline.pairing.cascade import After, settled
 from pipeline.prompts import family_of, prompts_of
 from pipeline.schema import COMPARISONS, COMPLETIONS, LABELS, PROMPTS
-from pipeline.shards import Counts
+from pipeline.spending.budget import Asking
+from pipeline.storage.shards import Counts
 from pipeline.votes import contested, with_votes
 from pipeline.work import Made, Transform
 

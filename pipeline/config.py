@@ -14,9 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from labelers.discovery import LabelerError, LabelerSpec
-from pipeline.audit_limits import Audit
-from pipeline.budget import Budget, Price
-from pipeline.combine import Gate
+from pipeline.auditing.limits import Audit
 from pipeline.config_checks import check
 from pipeline.engines import Sampling
 from pipeline.engines.http import Http
@@ -26,9 +24,11 @@ from pipeline.engines.vllm import Vllm
 from pipeline.errors import ConfigError
 from pipeline.executors.ray import Ray
 from pipeline.label import Where
-from pipeline.pair_settings import Pairs
+from pipeline.pairing.combine import Gate
+from pipeline.pairing.settings import Pairs
 from pipeline.prompts import Fields, Prompts
-from pipeline.shards import read_json
+from pipeline.spending.budget import Budget, Price
+from pipeline.storage.shards import read_json
 
 QUICK_START = Path(__file__).resolve().parent.parent / "examples" / "quickstart.toml"
 

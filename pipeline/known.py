@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import PurePath
 
-from pipeline.spool import database
+from pipeline.storage.spool import database
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ from labelers.errors import WrongAnswers
 from labelers.printable import printable
 from labelers.sandbox import Limits, RunProgram, Worker, lent, no_program, opened
 from labelers.types import Abstain, Candidate, Completion, Message, Needs, Prompt, Score
-from pipeline.budget import Asking, Meter, ask
-from pipeline.cascade import After, settled
 from pipeline.engines import Engine, EngineSpec, Generation, Request, RewardEngine, Sampling
 from pipeline.errors import BrokenLabeler
+from pipeline.pairing.cascade import After, settled
 from pipeline.prompts import family_of, prompts_of
 from pipeline.schema import COMPLETIONS, LABELS, PROMPTS
-from pipeline.shards import Counts
+from pipeline.spending.budget import Asking, Meter, ask
+from pipeline.storage.shards import Counts
 from pipeline.work import Made, Transform
 
 BATCH_SIZE = 256

@@ -12,15 +12,15 @@ from typing import ClassVar
 import pyarrow as pa
 
 from labelers.types import Needs
-from pipeline.balance import balanced, residualised
-from pipeline.combine import Role
 from pipeline.engines import Engine, EngineSpec
-from pipeline.grading import Group, graded
-from pipeline.pair_rules import Chosen, automatic_rule, choose, choose_by_verdicts
-from pipeline.pair_settings import Pairs
-from pipeline.pair_table import PairRows
+from pipeline.pairing.balance import balanced, residualised
+from pipeline.pairing.combine import Role
+from pipeline.pairing.eligible import Chosen, automatic_rule, choose, choose_by_verdicts
+from pipeline.pairing.grading import Group, graded
+from pipeline.pairing.rules import Scored
+from pipeline.pairing.settings import Pairs
+from pipeline.pairing.table import PairRows
 from pipeline.prompts import family_of
-from pipeline.rules import Scored
 from pipeline.schema import COMPARISONS, COMPLETIONS, LABELS, PAIR_SHARD, PROMPTS
 from pipeline.work import Made, Transform
 

@@ -9,16 +9,16 @@ from typing import Any
 
 from labelers.protocol import PairwiseLabeler
 from labelers.types import content_id
-from pipeline.budget import Asking, metered
-from pipeline.cascade import After
-from pipeline.combine import Role
 from pipeline.compare import Compare
 from pipeline.config import Config, LabelerEntry, Source
 from pipeline.isolation import limits_of
 from pipeline.label import Label
-from pipeline.ledger import LEDGER
 from pipeline.pair import Pairing
+from pipeline.pairing.cascade import After
+from pipeline.pairing.combine import Role
 from pipeline.sample import Sample
+from pipeline.spending.budget import Asking, metered
+from pipeline.spending.ledger import LEDGER
 from pipeline.work import Stage, Work
 
 

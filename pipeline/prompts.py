@@ -13,13 +13,13 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from labelers.types import Message, Prompt
-from pipeline.contamination import EvaluationSets
-from pipeline.damage import Checked, rows_lost
+from pipeline.auditing.contamination import EvaluationSets
 from pipeline.errors import BadPrompts, ConfigError
 from pipeline.known import Active, Known, digest
 from pipeline.rows import Row, chat, read_rows
 from pipeline.schema import PROMPTS
-from pipeline.shards import read_shard, write_shard
+from pipeline.storage.damage import Checked, rows_lost
+from pipeline.storage.shards import read_shard, write_shard
 
 
 @dataclass(frozen=True)

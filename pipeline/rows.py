@@ -18,7 +18,7 @@ from fsspec.utils import infer_compression
 
 from labelers.types import ROLES, Message
 from pipeline.errors import BadPrompts
-from pipeline.stores import CREDENTIALS, place_of
+from pipeline.storage.stores import CREDENTIALS, place_of
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 READABLE = ".jsonl, .ndjson, .json, .csv, .parquet (and .gz, .bz2, .xz, .zst of the text ones), a folder, or a Hub name"

@@ -11,29 +11,29 @@ from typing import Any, assert_never
 from pydantic import TypeAdapter
 
 from pipeline import leaving
-from pipeline.audit import Audited, audit, labelling
-from pipeline.audit_memory import audit_key, recall
-from pipeline.canaries import asking
+from pipeline.auditing.audit import Audited, audit, labelling
+from pipeline.auditing.canaries import asking
+from pipeline.auditing.evidence import Places, remember_places
+from pipeline.auditing.memory import audit_key, recall
 from pipeline.carry import carry
 from pipeline.config import Config
-from pipeline.damage import Checked
 from pipeline.errors import BudgetSpent, Damaged, PipelineError
-from pipeline.evidence import Places, remember_places
 from pipeline.executors import Executor
 from pipeline.executors.ahead import ahead
 from pipeline.executors.local import LocalExecutor
-from pipeline.garbage import want
 from pipeline.isolation import require_isolation
-from pipeline.lock import locked as locked
-from pipeline.mend import mend, mend_rows, note_rows
+from pipeline.observing.funnel import Family, count, summarize
+from pipeline.observing.progress import Watching
 from pipeline.plan import Plan, make_plan
-from pipeline.progress import Watching
 from pipeline.prompts import Imported, import_prompts
-from pipeline.report import Family, count, summarize
+from pipeline.publishing.versions import Version, publish
 from pipeline.runner import Outcome, Runner
 from pipeline.schema import PAIR_SHARD
-from pipeline.shards import read_shard, write_json
-from pipeline.versions import Version, publish
+from pipeline.storage.damage import Checked
+from pipeline.storage.garbage import want
+from pipeline.storage.lock import locked as locked
+from pipeline.storage.mend import mend, mend_rows, note_rows
+from pipeline.storage.shards import read_shard, write_json
 from pipeline.work import Work, finished
 
 

@@ -12,8 +12,8 @@ from labelers.errors import LabelerError
 from pipeline.engines import EngineSpec
 from pipeline.errors import BrokenLabeler, BudgetSpent, ConfigError, EngineFailed, EnvironmentLacks
 from pipeline.executors import Executor, WorkerDied
-from pipeline.shards import Receipt
-from pipeline.stores import came_back, sent_out
+from pipeline.storage.shards import Receipt
+from pipeline.storage.stores import came_back, sent_out
 from pipeline.work import Work, finished
 
 FATAL = (BrokenLabeler, BudgetSpent, LabelerError, EngineFailed, ConfigError, EnvironmentLacks)

@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from labelers.types import Needs, Prompt, content_id
-from pipeline.budget import Meter, ask
 from pipeline.engines import Engine, EngineInfo, EngineSpec, Generation, Request, Sampled, Sampling
 from pipeline.errors import EngineFailed
 from pipeline.prompts import family_of, prompts_of
 from pipeline.schema import COMPLETIONS, PROMPTS
-from pipeline.shards import Counts
+from pipeline.spending.budget import Meter, ask
+from pipeline.storage.shards import Counts
 from pipeline.work import Made, Transform
 
 TOO_FEW_TO_TELL = 10

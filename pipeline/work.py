@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from labelers.types import Needs
 from pipeline.engines import Engine, EngineSpec
-from pipeline.shards import Counts, Receipt, read_receipt, read_shard, receipt_of, receipt_path, write_shard
+from pipeline.storage.shards import Counts, Receipt, read_receipt, read_shard, receipt_of, receipt_path, write_shard
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.console import say
+from pipeline.cli.console import say
 from pipeline.engines import EngineInfo, Generation, Progress, Request, Sampled, Usage, finish_reason, valid_text
 from pipeline.engines.breaker import Breaker
 from pipeline.engines.http_failures import LIVES, Failure, failure_of, first_line, request_id, require_own

@@ -13,9 +13,9 @@ from labelers.types import Message, content_id
 from pipeline.engines import EngineInfo, Generation, Progress, Request, Sampled, finish_reason, valid_text
 from pipeline.errors import BadPrompts, ConfigError
 from pipeline.rows import Row, chat, read_rows
-from pipeline.shards import file_sha256
-from pipeline.spool import Spool
-from pipeline.stores import place_of, stamp
+from pipeline.storage.shards import file_sha256
+from pipeline.storage.spool import Spool
+from pipeline.storage.stores import place_of, stamp
 
 ROWS_AT_ONCE = 1000
 

@@ -22,7 +22,7 @@ from pipeline.engines import EngineInfo, Generation, Progress, Request, valid_te
 from pipeline.engines.models import check_model, hub_commit
 from pipeline.errors import ConfigError, EngineFailed
 from pipeline.hashes import hub_model_hash, model_hash
-from pipeline.shards import file_sha256
+from pipeline.storage.shards import file_sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUP = 256

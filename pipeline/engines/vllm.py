@@ -31,7 +31,7 @@ from pipeline.engines.models import TOKENIZER_FILES, check_model, hub_commit
 from pipeline.engines.pump import Pace, Pump, Refused, StartFailed, Ticket
 from pipeline.errors import ConfigError, EnvironmentLacks
 from pipeline.hashes import hub_model_hash, model_hash, template_hash, tokenizer_hash
-from pipeline.shards import file_sha256
+from pipeline.storage.shards import file_sha256
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from pipeline.engines import Progress
-from pipeline.shards import Receipt
+from pipeline.storage.shards import Receipt
 from pipeline.work import Work
 
 

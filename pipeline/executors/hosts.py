@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline.engines import Engine, EngineSpec, Progress
 from pipeline.errors import EnvironmentLacks
 from pipeline.executors.local import perform_in_worker
-from pipeline.shards import Receipt, receipt_path
+from pipeline.storage.shards import Receipt, receipt_path
 from pipeline.work import Work, perform
 
 

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 
 from pipeline.engines import Engine, EngineSpec, Progress
 from pipeline.executors import WorkerDied
-from pipeline.shards import Receipt
+from pipeline.storage.shards import Receipt
 from pipeline.work import Stage, Transform, Work, perform
 
 ENGINE_SLOTS = 8

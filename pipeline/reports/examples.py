@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from pipeline.evidence import Evidence
-from pipeline.facts import numbers, pair_scores
+from pipeline.auditing.evidence import Evidence
+from pipeline.auditing.facts import numbers, pair_scores
 from pipeline.prompts import family_of
 
 Kind = Literal["clearest", "closest", "contested"]

@@ -14,7 +14,7 @@ from labelers.printable import printable
 from pipeline.reports.examples import KINDS
 from pipeline.reports.figures import Figure, as_png, as_svg, figures
 from pipeline.reports.story import Story, read_story
-from pipeline.shards import replacing
+from pipeline.storage.shards import replacing
 
 LONGEST = 4000
 """Characters of a text that the page shows; a whole group of long completions must not make it slow."""

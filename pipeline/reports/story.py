@@ -13,17 +13,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.audit_limits import Finding, worst
-from pipeline.audit_memory import AUDIT
+from pipeline.auditing.evidence import Evidence, Places, read_evidence, recall_places
+from pipeline.auditing.facts import Facts, facts_of, numbers, together
+from pipeline.auditing.limits import Finding, worst
+from pipeline.auditing.memory import AUDIT
 from pipeline.config import Config, stored_config
-from pipeline.evidence import Evidence, Places, read_evidence, recall_places
-from pipeline.facts import Facts, facts_of, numbers, together
+from pipeline.observing.funnel import Family, summarize
 from pipeline.plan import pass_at_of
 from pipeline.prompts import family_of
-from pipeline.report import Family, summarize
+from pipeline.publishing.versions import current, manifests
 from pipeline.reports.examples import Example, Examples
-from pipeline.shards import Counts, read_receipt
-from pipeline.versions import current, manifests
+from pipeline.storage.shards import Counts, read_receipt
 
 Floats = np.ndarray[Any, Any]
 

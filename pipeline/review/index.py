@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.evidence import Places, read_columns, recall_places
-from pipeline.facts import numbers
+from pipeline.auditing.evidence import Places, read_columns, recall_places
+from pipeline.auditing.facts import numbers
 from pipeline.prompts import family_of
 from pipeline.schema import COMPARISONS, COMPLETIONS, LABELS, PAIR_SHARD, PROMPTS
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.agreement import krippendorff_alpha
+from pipeline.auditing.agreement import krippendorff_alpha
 from pipeline.review.index import Index
 from pipeline.review.store import Given, Store
-from pipeline.shards import replacing
+from pipeline.storage.shards import replacing
 
 VERDICTS, RESPONSES = "verdicts.jsonl", "responses.jsonl"
 

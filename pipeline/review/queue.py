@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow.compute as pc
 
 from labelers.types import content_id
-from pipeline.evidence import read_columns
-from pipeline.facts import numbers, pair_scores
+from pipeline.auditing.evidence import read_columns
+from pipeline.auditing.facts import numbers, pair_scores
 from pipeline.review.index import VERDICTS, Index
 from pipeline.schema import COMPARISONS, LABELS
 

@@ -12,9 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline import card, hashes
+from pipeline import hashes
+from pipeline.publishing import card
 from pipeline.schema import MESSAGES, PAIR_SHARD, TABLES
-from pipeline.shards import write_parquet
+from pipeline.storage.shards import write_parquet
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")

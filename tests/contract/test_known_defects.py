@@ -15,19 +15,19 @@ import pytest
 from labelers.discovery import LabelerSpec, build
 from labelers.testing import ScriptedEngine
 from labelers.types import Candidate, Completion, Message, Prompt, Score, content_id
-from pipeline.audit import audit_run
-from pipeline.combine import Role
+from pipeline.auditing.audit import audit_run
+from pipeline.auditing.facts import Facts
 from pipeline.compare import Compare
 from pipeline.config import load
 from pipeline.engines import EngineInfo, Generation, Progress, Request, Sampled, Sampling
-from pipeline.facts import Facts
 from pipeline.label import Label
 from pipeline.pair import Pairing
-from pipeline.pair_rules import RULES, Pairs, Scored, choose
+from pipeline.pairing.combine import Role
+from pipeline.pairing.eligible import RULES, Pairs, Scored, choose
 from pipeline.run import Finished, run
 from pipeline.sample import Sample
 from pipeline.schema import COMPLETIONS, PAIR_SHARD, PROMPTS
-from pipeline.shards import read_receipt, read_shard, write_shard
+from pipeline.storage.shards import read_receipt, read_shard, write_shard
 from pipeline.work import Made, Work, perform
 
 Row = dict[str, Any]
@@ -201,8 +201,8 @@ def test_defect_07_best_and_worst_are_never_one_completion(rule: Any) -> None:
 
 
 def test_defect_08_position_temperature_and_model_that_go_with_the_label_are_reported() -> None:
-    from pipeline.audit_limits import Audit
-    from pipeline.confounds import confounds, entangled, orders
+    from pipeline.auditing.confounds import confounds, entangled, orders
+    from pipeline.auditing.limits import Audit
 
     n = 60
     ids = [f"{i // 2}" for i in range(2 * n)]

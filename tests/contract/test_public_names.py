@@ -13,7 +13,7 @@ import pytest
 
 from labelers import protocol, types
 from pipeline import errors, schema
-from pipeline.layouts import LAYOUTS
+from pipeline.publishing.layouts import LAYOUTS
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.run import run
-from pipeline.verify import verify
+from pipeline.storage.verify import verify
 from tests.e2e.faults import clocks, disks, races, secrets, stops
 from tests.e2e.faults.runs import cli, config, shards, write_inputs
 from tests.e2e.test_kill import children, require_gone, started

@@ -23,8 +23,8 @@ from pipeline.prompts import Prompts, import_prompts
 from pipeline.run import run
 from pipeline.runner import Outcome, Runner
 from pipeline.sample import Sample
-from pipeline.shards import read_shard
-from pipeline.stores import place_of
+from pipeline.storage.shards import read_shard
+from pipeline.storage.stores import place_of
 from pipeline.work import Stage, Work
 from tests.e2e.conftest import run_cli, write_jsonl
 from tests.e2e.on_ray import SlowCopy, SlowEcho

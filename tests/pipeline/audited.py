@@ -10,12 +10,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.audit import audit_run
-from pipeline.audit_limits import Finding
+from pipeline.auditing.audit import audit_run
+from pipeline.auditing.limits import Finding
 from pipeline.config import load
 from pipeline.run import Finished, run
 from pipeline.schema import PAIR_SHARD
-from pipeline.shards import read_receipt, read_shard, write_shard
+from pipeline.storage.shards import read_receipt, read_shard, write_shard
 
 PLUGIN = '''
 from dataclasses import dataclass

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from pipeline.ablation import REFERENCE, Result, Variant, compared, drawn, table
 from pipeline.errors import ConfigError
-from pipeline.evaluate import Measured
-from pipeline.measures import Estimate
+from pipeline.evaluating.ablation import REFERENCE, Result, Variant, compared, drawn, table
+from pipeline.evaluating.evaluate import Measured
+from pipeline.evaluating.measures import Estimate
 
 PROMPTS = [f"p{i}" for i in range(40)]
 

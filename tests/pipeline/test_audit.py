@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.audit import as_json, audit_run, table
+from pipeline.auditing.audit import as_json, audit_run, table
 from pipeline.config import load
 from pipeline.run import Finished, run
 from tests.pipeline.audited import HONEST, PLUGIN, UPSIDE_DOWN, Runs, answered, one, same_text, spoil

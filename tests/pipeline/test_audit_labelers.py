@@ -10,12 +10,12 @@ import pyarrow as pa
 import pytest
 
 from labelers.types import Completion, Prompt
-from pipeline.audit import audit_run
-from pipeline.audit_limits import Audit
-from pipeline.canaries import Ballot, Question
+from pipeline.auditing.audit import audit_run
+from pipeline.auditing.canaries import Ballot, Question
+from pipeline.auditing.limits import Audit
 from pipeline.config import load
 from pipeline.run import run
-from pipeline.shards import read_shard, write_shard
+from pipeline.storage.shards import read_shard, write_shard
 from tests.pipeline.audited import PLUGIN, UPSIDE_DOWN, Runs, answered, one
 from tests.serving import Answer, Body, ChatServer, saying, serving
 
@@ -161,7 +161,7 @@ def test_a_verdict_that_only_one_order_gave_is_found(runs: Runs, judge: ChatServ
 
 
 def test_a_judge_is_asked_canaries_only_when_told_to(runs: Runs, judge: ChatServer) -> None:
-    from pipeline.canaries import lent
+    from pipeline.auditing.canaries import lent
 
     judge.answer = judging(lambda question: right(question, 1.0))
     folder = runs.make(ASKS, two_answers(10), engine=judge.engine).folder

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.defects import Truth, unlabelled
-from pipeline.shards import read_shard, write_shard
+from pipeline.auditing.defects import Truth, unlabelled
+from pipeline.storage.shards import read_shard, write_shard
 from tests.pipeline.audited import HONEST, Runs, answered, one, same_text, spoil
 
 

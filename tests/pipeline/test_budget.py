@@ -13,17 +13,17 @@ import pytest
 
 from labelers.types import Message
 from pipeline import judges
-from pipeline.budget import Asking, Budget, Meter, Price, ask
 from pipeline.config import Config, load
 from pipeline.engines import EngineInfo, Generation, Progress, Request, Sampled, Sampling, Usage
 from pipeline.engines.replay import Replay
 from pipeline.errors import BudgetSpent, ConfigError
-from pipeline.forecast import Range, forecasts, lines, spread
 from pipeline.label import Tools
-from pipeline.ledger import LEDGER, Ledger, Spending, told
 from pipeline.plan import make_plan
 from pipeline.prompts import import_prompts
 from pipeline.run import run
+from pipeline.spending.budget import Asking, Budget, Meter, Price, ask
+from pipeline.spending.forecast import Range, forecasts, lines, spread
+from pipeline.spending.ledger import LEDGER, Ledger, Spending, told
 
 CHAT = [Message("user", "x" * 250)]
 
@@ -284,7 +284,7 @@ def test_of_many_shards_some_are_looked_at_and_the_others_are_taken_to_be_like_t
     config, imported, folder = judged(tmp_path, "sources.0.n=4", "prompts.shard_size=1", make=replayed)
     plan = make_plan(config, folder)
     (exact,) = forecasts(config, plan, imported.shards)
-    monkeypatch.setattr("pipeline.forecast.LOOKED_AT", 3)
+    monkeypatch.setattr("pipeline.spending.forecast.LOOKED_AT", 3)
     (estimated,) = forecasts(config, plan, imported.shards)
     assert estimated.requests == exact.requests == Range(24, 24)
     assert spread(list(map(Path, "abcdefg"))) == list(map(Path, "ace"))

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.cascade import settled
 from pipeline.config import Config, load
 from pipeline.errors import ConfigError
+from pipeline.pairing.cascade import settled
 from pipeline.rows import read_rows
 from pipeline.run import run
 from tests.pipeline.conftest import BAD, GOOD, write_jsonl

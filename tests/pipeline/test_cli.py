@@ -10,9 +10,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.rules import RULES
+from pipeline.pairing.rules import RULES
 from pipeline.run import locked
-from pipeline.shards import read_shard, receipt_of, write_shard
+from pipeline.storage.shards import read_shard, receipt_of, write_shard
 from tests.pipeline.conftest import write_replay
 
 ROOT = Path(__file__).resolve().parents[2]

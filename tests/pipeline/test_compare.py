@@ -10,7 +10,7 @@ from labelers.types import Abstain, Candidate, Completion, Prompt, Verdict
 from pipeline.compare import Compare, match_ups, merge
 from pipeline.engines import EngineInfo, Generation, Progress, Sampled
 from pipeline.pair import Pairing
-from pipeline.pair_rules import Pairs
+from pipeline.pairing.eligible import Pairs
 from pipeline.schema import COMPLETIONS, PROMPTS
 
 JUDGE = {"use": "judge", "options": {}}

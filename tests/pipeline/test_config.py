@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.config import QUICK_START, load
 from pipeline.errors import ConfigError
-from pipeline.pair_settings import Pairs
+from pipeline.pairing.settings import Pairs
 
 MINIMAL = """
 name = "mine"

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 import scipy.stats
 
-from pipeline import overlap
-from pipeline.agreement import ranks
-from pipeline.confounds import expected_wrong, explained, repeat_deviation, two_sided
+from pipeline.auditing import overlap
+from pipeline.auditing.agreement import ranks
+from pipeline.auditing.confounds import expected_wrong, explained, repeat_deviation, two_sided
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 1), (5, 10), (9, 10), (60, 100), (40, 100), (700, 1000)])

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.diff import diff, table
-from pipeline.drift import drifted, of_numbers, of_shares
 from pipeline.errors import ConfigError, UnreadableShard
-from pipeline.refresh import refresh
+from pipeline.publishing.diff import diff, table
+from pipeline.publishing.drift import drifted, of_numbers, of_shares
+from pipeline.refreshing.refresh import refresh
 from tests.pipeline.refreshing import BAD, GOOD, Growing, texts
 
 RANDOM = np.random.default_rng(7)

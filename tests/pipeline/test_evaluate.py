@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.evaluate import ALL, Measured
-from pipeline.measures import interval
+from pipeline.evaluating.evaluate import ALL, Measured
+from pipeline.evaluating.measures import interval
 
 
 def measured(**rates: dict[str, dict[str, float]]) -> Measured:

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.cli_evaluate import _models
+from pipeline.cli.evaluate import _models
 from pipeline.errors import ConfigError
-from pipeline.evaluate import Measured
-from pipeline.evaluation import as_json, best_of_points, draw_frontier, draw_temperatures, standings, table
-from pipeline.measures import Answer, Estimate
-from pipeline.rounds import Plan, Round, Rounds, told, why_stop
+from pipeline.evaluating.evaluate import Measured
+from pipeline.evaluating.evaluation import as_json, best_of_points, draw_frontier, draw_temperatures, standings, table
+from pipeline.evaluating.measures import Answer, Estimate
+from pipeline.evaluating.rounds import Plan, Round, Rounds, told, why_stop
 from tests.pipeline.conftest import write_replay
 
 ROUND = Round(1, "policy", 100, rate=(0.6, 0.5, 0.7), gain=(0.1, 0.05, 0.15), kl=1.0, staleness=0.5, growth=1.1)

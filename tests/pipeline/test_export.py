@@ -15,10 +15,10 @@ import pytest
 import yaml
 
 from pipeline.errors import UnreadableShard
-from pipeline.export import BadExport, Exported, as_layout, export
-from pipeline.layouts import LAYOUTS, Layout
+from pipeline.publishing.export import BadExport, Exported, as_layout, export
+from pipeline.publishing.layouts import LAYOUTS, Layout
 from pipeline.schema import PAIRS
-from pipeline.shards import write_parquet
+from pipeline.storage.shards import write_parquet
 
 Message = dict[str, str]
 Row = tuple[list[Message], Message, Message]  # prompt, chosen, rejected

@@ -7,8 +7,8 @@ import itertools
 import datasets
 import pytest
 
-from pipeline.candidates import export_candidates
 from pipeline.errors import ConfigError
+from pipeline.pairing.candidates import export_candidates
 from pipeline.run import run
 
 

@@ -10,16 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import leaving, lock
-from pipeline.damage import Checked, quarantine
+from pipeline import leaving
 from pipeline.errors import Busy, Damaged, EnvironmentLacks
-from pipeline.lock import locked
-from pipeline.mend import mend
 from pipeline.redact import redacted
 from pipeline.run import run
-from pipeline.shards import COPIES, read_json, read_shard, receipt_of, replacing, write_json, write_twice
-from pipeline.storing import storing
-from pipeline.verify import verify
+from pipeline.storage import lock
+from pipeline.storage.damage import Checked, quarantine
+from pipeline.storage.lock import locked
+from pipeline.storage.mend import mend
+from pipeline.storage.shards import COPIES, read_json, read_shard, receipt_of, replacing, write_json, write_twice
+from pipeline.storage.storing import storing
+from pipeline.storage.verify import verify
 from tests.e2e.faults import changes, damages
 from tests.e2e.faults.damages import Damage
 from tests.e2e.faults.runs import config, remade, shards, write_inputs, written_at
@@ -75,7 +76,7 @@ def test_a_stage_that_reads_a_rotten_shard_has_it_made_again_before_it_goes_on(g
 def test_an_unchanged_run_is_not_read_again(ground, monkeypatch):
     run(config(ground.folder), ground.folder / "runs")
     read: list[Path] = []
-    monkeypatch.setattr("pipeline.damage.file_sha256", lambda path: read.append(path) or "")
+    monkeypatch.setattr("pipeline.storage.damage.file_sha256", lambda path: read.append(path) or "")
     run(config(ground.folder), ground.folder / "runs")
     assert read == []
 

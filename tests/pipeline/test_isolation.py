@@ -19,7 +19,7 @@ import sys
 from labelers.confine import bar
 bar(sys.argv[1].split(","))
 sys.argv[1:] = sys.argv[2:]
-from pipeline.cli import main
+from pipeline.cli.main import main
 main()
 """
 

@@ -11,17 +11,17 @@ import pyarrow as pa
 import pytest
 
 from labelers.types import Message, Prompt
-from pipeline import grading
-from pipeline.combine import Role
-from pipeline.drawn import Drawn
+from pipeline.auditing.drawn import Drawn
+from pipeline.auditing.evidence import Evidence, read_evidence, recall_places
+from pipeline.auditing.spotless import spotless
 from pipeline.engines import Request, Sampling
 from pipeline.engines.replay import Replay
-from pipeline.evidence import Evidence, read_evidence, recall_places
 from pipeline.known import Known
-from pipeline.pair_settings import Pairs
+from pipeline.pairing import grading
+from pipeline.pairing.combine import Role
+from pipeline.pairing.settings import Pairs
 from pipeline.schema import COMPARISONS, COMPLETIONS, LABELS, PAIR_SHARD, PROMPTS
-from pipeline.spool import Spool, Table
-from pipeline.spotless import spotless
+from pipeline.storage.spool import Spool, Table
 from tests.pipeline.audited import HONEST, Runs
 
 ROLES = (Role("first", weight=-2.0, pass_at=0.5, noise=0.1), Role("second", weight=0.5, noise=0.2))

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import lease as leases
 from pipeline.errors import Busy, EnvironmentLacks
-from pipeline.folders import remove
-from pipeline.lease import Lease, Times, lease
 from pipeline.run import locked
-from pipeline.stores import StorePath, place_of
+from pipeline.storage import lease as leases
+from pipeline.storage.folders import remove
+from pipeline.storage.lease import Lease, Times, lease
+from pipeline.storage.stores import StorePath, place_of
 from tests.s3 import S3
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,12 +153,12 @@ def test_a_lease_is_renewed_while_it_is_held(place):
 
 HOLD = """
 import sys, time
-from pipeline.lease import Times
-from pipeline import lease
+from pipeline.storage.lease import Times
+from pipeline.storage import lease
 lease.TIMES = Times(0.2, 5.0, 4.0)
 from pipeline.errors import Busy
 from pipeline.run import locked
-from pipeline.stores import place_of
+from pipeline.storage.stores import place_of
 try:
     with locked(place_of(sys.argv[1])):
         print("holds", flush=True)

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.measures import (
+from pipeline.evaluating.measures import (
     Answer,
     best_of,
     controlled_win_rate,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.refresh import refresh
-from pipeline.versions import manifests
+from pipeline.publishing.versions import manifests
+from pipeline.refreshing.refresh import refresh
 from tests.pipeline.refreshing import BAD, GOOD, Asked, Growing, no_executor
 
 

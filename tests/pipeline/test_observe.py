@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline.console import flags_first
+from pipeline.cli.console import flags_first
 from pipeline.errors import EnvironmentLacks
-from pipeline.live import read_live
-from pipeline.metrics import Metrics
-from pipeline.progress import watched
+from pipeline.observing.live import read_live
+from pipeline.observing.metrics import Metrics
+from pipeline.observing.progress import watched
+from pipeline.observing.snapshot import Pace, Snapshot, _eta
 from pipeline.run import run
-from pipeline.snapshot import Pace, Snapshot, _eta
 from tests.pipeline.refreshing import Growing
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,15 +10,15 @@ import pytest
 
 from labelers.discovery import build
 from labelers.types import Abstain, Comparison, Completion, Prompt
-from pipeline.ablate import ablate
-from pipeline.balance import residualised, stratified, within_shares
-from pipeline.combine import Role, grades
-from pipeline.contamination import EvaluationSets
+from pipeline.auditing.contamination import EvaluationSets
+from pipeline.evaluating.ablate import ablate
 from pipeline.pair import Pairing
-from pipeline.pair_rules import Pairs, choose
+from pipeline.pairing.balance import residualised, stratified, within_shares
+from pipeline.pairing.combine import Role, grades
+from pipeline.pairing.eligible import Pairs, choose
+from pipeline.pairing.ranking import bradley_terry, flip_rates
+from pipeline.pairing.rules import RULES, Scored
 from pipeline.plan import make_plan
-from pipeline.ranking import bradley_terry, flip_rates
-from pipeline.rules import RULES, Scored
 from pipeline.run import run
 from pipeline.schema import COMPLETIONS, LABELS, PROMPTS
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.pair_rules import Pairs, Scored, choose, choose_by_verdicts
+from pipeline.pairing.eligible import Pairs, Scored, choose, choose_by_verdicts
 
 
 def scored(name: str, score: float, passed: bool | None = None, text: str | None = None, **more) -> Scored:

@@ -12,7 +12,7 @@ import pytest
 from pipeline.errors import BadPrompts, ConfigError
 from pipeline.prompts import Fields, Prompts, import_prompts, prompts_of
 from pipeline.schema import PROMPTS
-from pipeline.shards import read_shard
+from pipeline.storage.shards import read_shard
 
 ROWS = [{"prompt": "one", "family": "x"}, {"prompt": "two", "family": "y"}]
 

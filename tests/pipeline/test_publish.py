@@ -17,13 +17,13 @@ import pytest
 
 from pipeline.config import load
 from pipeline.errors import ConfigError, EnvironmentLacks, PipelineError
-from pipeline.folders import pointed, remove
-from pipeline.history import events
-from pipeline.publish import publish_current
-from pipeline.refresh import refresh
-from pipeline.shards import read_json
-from pipeline.stores import StorePath, place_of
-from pipeline.versions import rollback
+from pipeline.publishing.history import events
+from pipeline.publishing.publish import publish_current
+from pipeline.publishing.versions import rollback
+from pipeline.refreshing.refresh import refresh
+from pipeline.storage.folders import pointed, remove
+from pipeline.storage.shards import read_json
+from pipeline.storage.stores import StorePath, place_of
 from tests.pipeline.hub import serving
 from tests.pipeline.refreshing import Growing
 

@@ -26,7 +26,7 @@ from pipeline.executors.hosts import require_inputs
 from pipeline.executors.machines import Machines, engine_gpus, resources
 from pipeline.executors.ray import Ray, connected
 from pipeline.sample import Sample
-from pipeline.shards import receipt_path
+from pipeline.storage.shards import receipt_path
 from pipeline.work import Work
 
 

@@ -13,12 +13,12 @@ import pytest
 
 from pipeline.config import load
 from pipeline.errors import BelowGate, BrokenLabeler, Busy, ConfigError
-from pipeline.garbage import collect
-from pipeline.history import events
-from pipeline.refresh import refresh, require_version
+from pipeline.publishing.history import events
+from pipeline.publishing.versions import current, manifests, rollback
+from pipeline.refreshing.refresh import refresh, require_version
 from pipeline.run import locked, run
-from pipeline.shards import read_shard, receipt_of, write_shard
-from pipeline.versions import current, manifests, rollback
+from pipeline.storage.garbage import collect
+from pipeline.storage.shards import read_shard, receipt_of, write_shard
 from tests.pipeline.refreshing import BAD, GOOD, Asked, Growing
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from pipeline.report import aligned, example, printable, summarize, table
+from pipeline.observing.funnel import aligned, example, printable, summarize, table
 
 COUNTS = {
     "completions": {"code": {"completions": 8, "tokens": 80, "truncated": 1}, "json": {"completions": 4, "failed": 1}},

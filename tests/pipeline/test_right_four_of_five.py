@@ -12,7 +12,7 @@ from labelers.types import Prompt
 from pipeline.compare import Compare
 from pipeline.engines import EngineInfo, Generation, Progress, Sampled
 from pipeline.pair import Pairing
-from pipeline.pair_settings import Pairs
+from pipeline.pairing.settings import Pairs
 from pipeline.schema import COMPLETIONS, PROMPTS
 
 

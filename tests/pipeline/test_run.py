@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import BrokenLabeler, Busy, ConfigError
+from pipeline.publishing.versions import manifests
 from pipeline.run import locked, run
 from pipeline.schema import PAIRS
-from pipeline.versions import manifests
 
 
 def pair_files(folder: Path) -> dict[str, bytes]:

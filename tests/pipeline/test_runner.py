@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.engines import EngineSpec, Progress
 from pipeline.runner import Runner
-from pipeline.shards import Receipt
+from pipeline.storage.shards import Receipt
 from pipeline.work import Stage, Work
 
 STAGE = cast(Stage, SimpleNamespace(engine=None))

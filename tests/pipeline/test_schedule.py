@@ -19,8 +19,8 @@ import pytest
 import yaml
 
 from pipeline.errors import Busy, ConfigError
-from pipeline.schedule import Cron, Every, Schedule, times
-from pipeline.units import unit
+from pipeline.refreshing.schedule import Cron, Every, Schedule, times
+from pipeline.refreshing.units import unit
 from tests.pipeline.refreshing import Growing
 
 ROOT = Path(__file__).resolve().parents[2]

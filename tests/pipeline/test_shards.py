@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import UnreadableShard
-from pipeline.shards import read_receipt, read_shard, receipt_path, replacing, write_shard
+from pipeline.storage.shards import read_receipt, read_shard, receipt_path, replacing, write_shard
 
 TABLE = pa.table({"x": pa.array(range(5000)), "text": pa.array([f"row {i}" * 20 for i in range(5000)])})
 

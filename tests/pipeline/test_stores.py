@@ -16,19 +16,19 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.cli import app
-from pipeline.doctor import diagnose
+from pipeline.cli.main import app
+from pipeline.doctor.doctor import diagnose
 from pipeline.errors import ConfigError, EnvironmentLacks
-from pipeline.folders import followed, pointed
-from pipeline.garbage import collect, remove_old
-from pipeline.journal import Journal
-from pipeline.publish import publish_current
-from pipeline.refresh import refresh
+from pipeline.publishing.publish import publish_current
+from pipeline.publishing.versions import current, rollback
+from pipeline.refreshing.refresh import refresh
 from pipeline.run import run
-from pipeline.shards import file_sha256, read_json, read_receipt, read_shard, write_shard
-from pipeline.store_memory import MEMORIES
-from pipeline.stores import StorePath, Unmet, came_back, place_of, remembering, require_reachable, sent_out
-from pipeline.versions import current, rollback
+from pipeline.storage.folders import followed, pointed
+from pipeline.storage.garbage import collect, remove_old
+from pipeline.storage.journal import Journal
+from pipeline.storage.memory import MEMORIES
+from pipeline.storage.shards import file_sha256, read_json, read_receipt, read_shard, write_shard
+from pipeline.storage.stores import StorePath, Unmet, came_back, place_of, remembering, require_reachable, sent_out
 from tests.pipeline.conftest import write_replay
 from tests.pipeline.refreshing import Growing
 from tests.s3 import IDENTITY, S3, SECRET, canaries_in
@@ -188,8 +188,8 @@ def test_what_others_write_is_asked_for_until_it_came_back(place, monkeypatch):
 OTHER = """
 import sys
 import pyarrow as pa
-from pipeline.shards import write_shard
-from pipeline.stores import place_of
+from pipeline.storage.shards import write_shard
+from pipeline.storage.stores import place_of
 write_shard(place_of(sys.argv[1]), pa.table({"x": [1]}))
 """
 

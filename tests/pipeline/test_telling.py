@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.telling import Telling
+from pipeline.refreshing.telling import Telling
 
 NEW = json.dumps({"version": 3, "is_new": True, "pairs": 120})
 SAME = json.dumps({"version": 3, "is_new": False, "pairs": 120})

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from pipeline.code import source_sha256
-from pipeline.refresh import refresh
+from pipeline.publishing.code import source_sha256
+from pipeline.publishing.versions import manifests
+from pipeline.refreshing.refresh import refresh
 from pipeline.run import run
-from pipeline.shards import read_json, write_json
-from pipeline.versions import manifests
+from pipeline.storage.shards import read_json, write_json
 from tests.pipeline.refreshing import Asked, Growing, no_executor
 
 
@@ -27,7 +27,7 @@ def asked(monkeypatch) -> Asked:
 @pytest.fixture
 def opened(monkeypatch) -> list[str]:
     """The labelers that an audit opened."""
-    from pipeline import canaries
+    from pipeline.auditing import canaries
 
     names: list[str] = []
     poll = canaries._poll
@@ -66,7 +66,7 @@ def test_an_audit_is_made_again_where_what_it_follows_from_changed(growing, open
         case "held-out prompts":
             heldout.write_text(json.dumps({"prompt": "write novels"}) + "\n")
         case "our own code":
-            monkeypatch.setattr("pipeline.audit_memory.source_sha256", lambda: "other")
+            monkeypatch.setattr("pipeline.auditing.memory.source_sha256", lambda: "other")
         case "the note":
             note.write_text("{")
         case _:
@@ -101,5 +101,5 @@ def test_the_manifest_says_which_code_models_labelers_and_files_made_the_version
 
 def test_other_code_that_makes_the_same_rows_makes_no_version(growing, monkeypatch):
     refresh(growing.config(range(4)), growing.root)
-    monkeypatch.setattr("pipeline.lineage.code", lambda: {"version": "9.9", "source_sha256": "other"})
+    monkeypatch.setattr("pipeline.publishing.lineage.code", lambda: {"version": "9.9", "source_sha256": "other"})
     assert not refresh(growing.config(range(4)), growing.root).is_new

@@ -11,11 +11,11 @@ import pytest
 
 from labelers.discovery import LabelerSpec
 from labelers.types import Abstain, Comparison, Completion, Prompt, Verdict
-from pipeline.budget import Asking
 from pipeline.compare import Compare, merge
 from pipeline.engines import EngineInfo, Generation, Progress, Request, Sampled
 from pipeline.engines.replay import Replay
 from pipeline.schema import COMPLETIONS, PROMPTS
+from pipeline.spending.budget import Asking
 from pipeline.votes import contested, majority, with_votes
 
 PROMPT = Prompt.of("Which is better?")

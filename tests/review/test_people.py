@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.auditing.evidence import recall_places
 from pipeline.config import load
 from pipeline.errors import ConfigError
-from pipeline.evidence import recall_places
 from pipeline.review.access import Access
 from pipeline.review.exchange import export, keep
 from pipeline.review.index import Index
@@ -28,7 +28,7 @@ from pipeline.review.queue import CONTRADICTED, FLIPPED, Item, queue
 from pipeline.review.store import CLAIM_S, Store
 from pipeline.run import run
 from pipeline.schema import PAIR_SHARD
-from pipeline.shards import read_shard
+from pipeline.storage.shards import read_shard
 from tests.pipeline.audited import HONEST, Runs, answered
 from tests.pipeline.conftest import write_jsonl, write_replay
 from tests.review.conftest import HOSTILE

@@ -14,8 +14,8 @@ datasets = pytest.importorskip("datasets")
 
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer  # noqa: E402
 
-from pipeline.candidates import export_candidates  # noqa: E402
 from pipeline.config import load  # noqa: E402
+from pipeline.pairing.candidates import export_candidates  # noqa: E402
 from pipeline.run import run  # noqa: E402
 from tests.pipeline.conftest import write_replay  # noqa: E402
 

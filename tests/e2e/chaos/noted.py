@@ -29,7 +29,7 @@ def note_requests(path: str) -> None:
 
 
 if __name__ == "__main__":  # vLLM's engine process imports this module
-    from pipeline.cli import main
+    from pipeline.cli.main import main
 
     note_requests(sys.argv[1])
     sys.argv = ["pipeline", *sys.argv[2:]]

@@ -98,9 +98,9 @@ def _quiet() -> dict[str, str]:
 
 def main() -> None:
     """Imports, and then forks on demand. It starts no thread, so a fork copies no lock that somebody holds."""
-    import pipeline.cli
+    import pipeline.cli.main
     import pipeline.config
-    import pipeline.report
+    import pipeline.observing.funnel
     import pipeline.run  # noqa: F401  the point is to have imported it
 
     for module in sys.argv[1:]:
@@ -116,7 +116,7 @@ def main() -> None:
 
 
 def _live(asked: dict[str, Any]) -> None:
-    from pipeline import cli
+    from pipeline.cli.main import main as cli
 
     os.setsid()
     log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.label import Label
 from pipeline.plan import make_plan
 from pipeline.run import run
-from pipeline.shards import receipt_of
+from pipeline.storage.shards import receipt_of
 from tests.e2e.faults.runs import config, remade, written_at
 from tests.pipeline.conftest import write_jsonl
 

@@ -10,7 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from pipeline.verify import verify
+from pipeline.storage.verify import verify
 from tests.e2e.faults.runs import cli, command, remade, shards, written_at
 from tests.e2e.faults.stops import started, tell
 

@@ -9,9 +9,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.damage import Checked, stamp
 from pipeline.run import run
-from pipeline.verify import verify
+from pipeline.storage.damage import Checked, stamp
+from pipeline.storage.verify import verify
 from tests.e2e.faults.runs import config, remade, shards, write_inputs, written_at
 
 PLACES = ("prompts", "completions", "labels", "comparisons", "pairs", "dataset")

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.verify import verify
+from pipeline.storage.verify import verify
 from tests.e2e.faults.runs import cli, command, environment, shards
 
 PAGE = 4096

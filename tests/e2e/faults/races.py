@@ -13,13 +13,13 @@ from tests.e2e.faults.runs import ROOT, environment
 
 START = """
 import pathlib, sys, time
-import pipeline.cli, pipeline.run, pipeline.config
+import pipeline.cli.main, pipeline.run, pipeline.config
 gate = pathlib.Path(sys.argv.pop(1))
 sys.argv[0] = "pipeline/__main__.py"
 gate.with_suffix(f".{sys.argv.pop(1)}").touch()
 while not gate.exists():
     time.sleep(0.001)
-pipeline.cli.main()
+pipeline.cli.main.main()
 """
 HOLDER = re.compile(r"another run holds this folder \(process (\d+) on (\S+) since (\S+): (.+?)\)")
 

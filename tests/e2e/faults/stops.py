@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.verify import verify
+from pipeline.storage.verify import verify
 from tests.e2e.faults.runs import cli, command, environment, shards, write_inputs
 
 WITHIN_S = 12.0

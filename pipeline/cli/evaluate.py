@@ -1,0 +1,141 @@
+"""The commands that ask whether the data made a better model: evaluate, and rounds that go on while it does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.console import RUNS, AsJson, ConfigFile, Root, Set, say
+from pipeline.errors import ConfigError, Interrupted
+
+commands = typer.Typer()
+
+Heldout = Annotated[str, typer.Option(help="A prompt file that nothing was trained on.")]
+
+
+@commands.command()
+def evaluate(
+    config: ConfigFile = None,
+    model: Annotated[list[str] | None, typer.Option(metavar="NAME=MODEL", help="A model; give it once for each.")] = None,
+    heldout: Heldout = "",
+    temperature: Annotated[list[float] | None, typer.Option(help="Of sampling; once for each. None is 1.")] = None,
+    n: Annotated[int, typer.Option(min=1, help="Completions of each prompt (1 at temperature 0).")] = 8,
+    reference: Annotated[str, typer.Option(help="The NAME that the others are measured against; none is the first.")] = "",
+    kl: Annotated[bool, typer.Option(help="Measure the divergence from the reference, too.")] = True,
+    figures: Annotated[Path | None, typer.Option(help="A folder for the two figures.")] = None,
+    settings: Set = None, root: Root = RUNS, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Measure models on held-out prompts, by the sampling and the labelers of a config."""
+    from pipeline.config import QUICK_START, load
+    from pipeline.evaluating import evaluation
+    from pipeline.evaluating.evaluate import evaluate as measure
+    from pipeline.evaluating.evaluate import messages_of
+
+    models = _models(model or [])
+    if not heldout:
+        raise ConfigError("--heldout: is missing; hint: a prompt file that nothing was trained on")
+    first = reference or next(iter(models))
+    if first not in models:
+        raise ConfigError(f"--reference {first}: is none of the models; hint: {', '.join(models)}")
+    loaded = load(config or QUICK_START, settings or ())
+    measured = measure(loaded, models, heldout, temperature or [1.0], n, root)
+    found = evaluation.standings(measured, first, models, messages_of(loaded, root), loaded.seed, kl=kl)
+    if figures:
+        figures.mkdir(parents=True, exist_ok=True)
+        evaluation.draw_temperatures(found, figures / "temperature.png")
+        evaluation.draw_frontier(found, measured, first, figures / "frontier.png")
+        say(f"figures in {figures}")
+    print(json.dumps(evaluation.as_json(found, measured)) if as_json else evaluation.table(found))
+
+
+@commands.command()
+def rounds(
+    config: ConfigFile = None,
+    n_rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds at most.")] = 3,
+    heldout: Heldout = "",
+    trainer: Annotated[str, typer.Option(help="Options for `python -m trainer dpo`.")] = "",
+    fresh: Annotated[bool, typer.Option(help="Each round takes prompts of its own, a part of all.")] = True,
+    reference: Annotated[str, typer.Option(help="DPO's reference: last (the policy that sampled) or first.")] = "last",
+    n: Annotated[int, typer.Option(min=1, help="Held-out completions of each prompt.")] = 8,
+    max_kl: Annotated[float, typer.Option(help="Stop beyond so many nats a sequence from the first model.")] = 10.0,
+    max_growth: Annotated[float, typer.Option(help="Stop when answers are so many times as long as the first model's.")] = 2.0,
+    settings: Set = None, root: Root = RUNS, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Sample, label, pair, train, evaluate, and again from the better policy, while it gets better."""
+    import shlex
+    from dataclasses import asdict
+    from typing import get_args, get_type_hints
+
+    from pipeline.config import QUICK_START
+    from pipeline.evaluating.rounds import Plan, Rounds, told
+
+    if not heldout:
+        raise ConfigError("--heldout: is missing; hint: a prompt file that no round trains on")
+    known = get_args(get_type_hints(Plan)["reference"])
+    if reference not in known:
+        raise ConfigError(f"--reference {reference}: hint: {' or '.join(known)}")
+    plan = Plan(n_rounds, heldout, shlex.split(trainer), fresh, reference, n, max_kl, max_growth)  # type: ignore[arg-type]
+    try:
+        done = Rounds(config or QUICK_START, settings or (), root, plan, say).run()
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; the same command goes on from there") from None
+    print(json.dumps([asdict(each) for each in done]) if as_json else "\n".join(map(told, done)))
+
+
+@commands.command()
+def ablate(
+    config: ConfigFile = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RULE|NAME:KEY=VALUE,...", help="A way to build pairs; once for each. None is the main rules."),
+    ] = None,
+    heldout: Heldout = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Policies of each variant.")] = 3,
+    trainer: Annotated[str, typer.Option(help="Options for `python -m trainer dpo`.")] = "",
+    pairs: Annotated[int, typer.Option(min=0, help="Pairs to train on; 0 is as many as the poorest variant makes.")] = 0,
+    n: Annotated[int, typer.Option(min=1, help="Held-out completions of each prompt.")] = 8,
+    settings: Set = None, root: Root = RUNS, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Say which pairs are worth it: pairs by several rules from the same candidates, a policy each, one evaluation."""
+    import shlex
+    from dataclasses import asdict
+
+    from pipeline.config import QUICK_START
+    from pipeline.evaluating.ablation import DEFAULT, Ablation, Variant, table
+
+    if not heldout:
+        raise ConfigError("--heldout: is missing; hint: a prompt file that nothing is trained on")
+    variants = [Variant.parse(text) for text in variant or DEFAULT]
+    asked = Ablation(
+        config or QUICK_START,
+        settings or (),
+        root,
+        variants,
+        heldout,
+        range(seeds),
+        shlex.split(trainer),
+        pairs,
+        n,
+        say,
+    )
+    try:
+        results = asked.run()
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; the same command goes on from there") from None
+    print(json.dumps([{**asdict(r), "wins": r.wins} for r in results]) if as_json else table(results))
+
+
+def _models(given: list[str]) -> dict[str, str]:
+    """NAME=MODEL -> the model by its name."""
+    found = {}
+    for text in given:
+        name, _, model = text.partition("=")
+        if not name or not model or not name.replace("-", "").replace("_", "").isalnum():
+            raise ConfigError(f"--model {text}: hint: NAME=MODEL, the name of letters, digits, - and _")
+        found[name] = model
+    if not found:
+        raise ConfigError("--model: is missing; hint: --model before=data/tiny-model --model after=policy")
+    return found

@@ -1,0 +1,1 @@
+"""From scored completions to pairs: grades, rules, balance, and the other data sets of the same candidates."""

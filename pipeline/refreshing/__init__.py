@@ -1,0 +1,1 @@
+"""A dataset that is kept up to date: once on command, or at set times."""

@@ -1,0 +1,1 @@
+"""What a run may cost, has cost and will cost."""

@@ -1,6 +1,9 @@
-"""How long the review page takes on a run of 100,000 pairs: to start, and to show each of its pages in a real browser.
+"""How long the review page takes on a run of 100,000 pairs: from the command to the first page, and each of its pages, in a
+real browser.
 
-python benchmarks/review.py [--prompts 25000] [--browser /usr/bin/chromium]
+python benchmarks/review.py [--prompts 25000] [--run RUNS/large] [--browser /usr/bin/chromium] [--out FILE.json]
+
+Make the run first (half a minute) and keep it with --run, so that what is timed is the page alone.
 """
 
 from __future__ import annotations
@@ -10,13 +13,17 @@ import json
 import os
 import platform
 import random
+import re
 import resource
+import signal
 import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
 import time
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +37,19 @@ def main() -> None:
     """Prints the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=25_000, help="each with 8 completions and 4 pairs")
+    parser.add_argument("--run", type=Path, help="a run that is there already")
     parser.add_argument("--browser", default="/usr/bin/chromium")
+    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        run = made(Path(folder), arguments.prompts)
-        figures = measured(run, Path(folder) / "people", arguments.browser)
+        run = arguments.run or made(Path(folder), arguments.prompts)
+        figures = measured(run, Path(folder), arguments.browser)
     hardware = f"{os.cpu_count()} cores, {platform.machine()}, {platform.processor() or 'no GPU'}"
-    print(json.dumps({"hardware": hardware, **figures}, indent=1))
+    command = "python " + " ".join(sys.argv)
+    said = json.dumps({"date": f"{date.today()}", "command": command, "hardware": hardware, **figures}, indent=1) + "\n"
+    print(said, end="")
+    if arguments.out:
+        arguments.out.write_text(said)
 
 
 def made(folder: Path, n_prompts: int) -> Path:
@@ -74,35 +87,74 @@ def made(folder: Path, n_prompts: int) -> Path:
     return run(load(config), folder / "runs").folder
 
 
-def measured(run: Path, people: Path, browser: str) -> dict[str, Any]:
-    """Seconds to open the run, and medians of the seconds to show each page."""
-    import uvicorn
+def measured(run: Path, folder: Path, browser: str) -> dict[str, Any]:
+    """Seconds from the command to the first page, to open the run alone, and medians of the seconds to show each page."""
     from playwright.sync_api import sync_playwright
 
-    from pipeline.review.serve import opened
-
-    started = time.monotonic()
-    page = opened(run, people, ["ada"], 1000, 1)
-    opening = time.monotonic() - started
-    listener = socket.create_server(("127.0.0.1", 0))
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server = uvicorn.Server(uvicorn.Config(page.app(), log_level="warning", access_log=False))
-    threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True).start()
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(
             executable_path=browser, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         )
         tab = chromium.new_page()
-        tab.goto(f"{url}/enter?token={page.access.token('ada')}")
-        seconds = {path: statistics.median(_shown(tab, url + path) for _ in range(REPEATS)) for path in PAGES}
-        tab.goto(f"{url}/pairs?order=small")
-        group = tab.locator("tbody a").first.get_attribute("href")
-        seconds["/group"] = statistics.median(_shown(tab, url + str(group)) for _ in range(REPEATS))
+        commands = [_from_command(tab, run, folder / f"{number}") for number in range(REPEATS)]
+        pages = _pages(tab, run, folder / "people")
         chromium.close()
+    return {"command_to_first_page_s": [round(value, 2) for value in commands], **pages}
+
+
+def _from_command(tab: Any, run: Path, people: Path) -> float:
+    """Seconds from typing `python -m pipeline review` to the first page in the browser."""
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline",
+        "review",
+        str(run),
+        "--reviewer",
+        "ada",
+        "--port",
+        "0",
+        "--folder",
+        str(people),
+    ]
+    started = time.monotonic()
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        link = re.search(r"http://\S+", process.stderr.readline())
+        assert link is not None
+        tab.goto(link[0], wait_until="load")
+        assert tab.title() == "Which one is better?", tab.title()
+        return time.monotonic() - started
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+
+
+def _pages(tab: Any, run: Path, people: Path) -> dict[str, Any]:
+    import uvicorn
+
+    from pipeline.review.serve import opened
+
+    started = time.monotonic(), time.process_time()
+    page = opened(run, people, ["ada"], 500, 1)
+    opening, cpu = time.monotonic() - started[0], time.process_time() - started[1]
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server = uvicorn.Server(uvicorn.Config(page.app(), log_level="warning", access_log=False))
+    threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True).start()
+    tab.goto(f"{url}/enter?token={page.access.token('ada')}")
+    seconds = {path: statistics.median(_shown(tab, url + path) for _ in range(REPEATS)) for path in PAGES}
+    tab.goto(f"{url}/pairs?order=small")
+    group = tab.locator("tbody a").first.get_attribute("href")
+    seconds["/group"] = statistics.median(_shown(tab, url + str(group)) for _ in range(REPEATS))
+    kilobytes = {path: len(tab.goto(url + path).body()) // 1024 for path in PAGES}
     return {
         "pairs": page.index.pairs.num_rows,
         "opening_s": round(opening, 2),
+        "opening_cpu_s": round(cpu, 2),
         "median_s": {path: round(value, 3) for path, value in seconds.items()},
+        "page_kilobytes": kilobytes,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 

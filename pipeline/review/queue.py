@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,42 +46,58 @@ class Item:
 def queue(index: Index, n: int) -> list[Item]:
     """The `n` match-ups to ask about, the most uncertain first: labelers that disagree, verdicts that flip, small margins."""
     found: dict[str, Item] = {}
-    for number in range(len(index.places.shards)):
-        for item in (*_of_pairs(index, number), *_of_flips(index, number)):
-            known = found.get(item.id)
-            if known is None or item.rank > known.rank:
-                found[item.id] = item
+    for item in (*_of_pairs(index, n), *_of_flips(index)):
+        known = found.get(item.id)
+        if known is None or item.rank > known.rank:
+            found[item.id] = item
     return sorted(found.values(), key=lambda item: (-item.rank, item.id))[:n]
 
 
-def _of_pairs(index: Index, number: int) -> Iterator[Item]:
-    pairs = index.pairs.filter(pc.equal(index.pairs["shard"], number))
-    if not pairs.num_rows:
-        return
-    paths = index.places.paths("labels", index.places.shards[number])
-    labels = read_columns(paths, ["completion_id", "labeler", "value"], LABELS)
-    signs = {name: np.sign(chosen - rejected) for name, chosen, rejected in pair_scores(pairs, labels)}
-    small = 1 - _shares(numbers(pairs["margin"]))
-    for place, row in enumerate(pairs.select(["prompt_id", "chosen_id", "rejected_id", "margin"]).to_pylist()):
-        chosen_is_a = row["chosen_id"] <= row["rejected_id"]
-        said = {name: int(s[place]) * (1 if chosen_is_a else -1) for name, s in signs.items() if np.isfinite(s[place])}
-        against = sorted(name for name, s in signs.items() if s[place] < 0)
-        rank, why = (
-            (CONTRADICTED, f"{', '.join(against)} disagrees")
-            if against
-            else (small[place], f"margin {row['margin']:.3g}")
-        )
-        a, b = sorted((row["chosen_id"], row["rejected_id"]))
-        yield Item(row["prompt_id"], a, b, float(rank), why, said)
+def _of_pairs(index: Index, n: int) -> Iterator[Item]:
+    """The `n` most uncertain pairs. All are ranked by columns, and only these become objects: a run may have millions."""
+    pairs, signs = index.pairs, _signs(index)
+    contrary = np.any([s < 0 for s in signs.values()], axis=0) if signs else np.zeros(pairs.num_rows, dtype=bool)
+    ranks = np.where(contrary, CONTRADICTED, 1 - _shares(numbers(pairs["margin"])))
+    ties = np.asarray(pc.rank(pairs["pair_id"], tiebreaker="dense"))  # ids are hashes: a draw, and the same each time
+    places = np.lexsort((ties, -ranks))[:n]
+    rows = pairs.select(["prompt_id", "chosen_id", "rejected_id", "margin"]).take(places).to_pylist()
+    for place, row in zip(places, rows, strict=True):
+        said = {name: int(s[place]) for name, s in signs.items() if np.isfinite(s[place])}
+        yield _item(row, float(ranks[place]), said)
 
 
-def _of_flips(index: Index, number: int) -> Iterator[Item]:
+def _item(row: Mapping[str, Any], rank: float, said: Mapping[str, int]) -> Item:
+    """A pair as an item. `said`: labeler -> 1 for chosen, -1 for rejected."""
+    against = sorted(name for name, sign in said.items() if sign < 0)
+    why = f"{', '.join(against)} disagrees" if against else f"margin {row['margin']:.3g}"
+    a, b = sorted((row["chosen_id"], row["rejected_id"]))
+    turn = 1 if a == row["chosen_id"] else -1
+    return Item(row["prompt_id"], a, b, rank, why, {name: sign * turn for name, sign in said.items()})
+
+
+def _signs(index: Index) -> dict[str, Any]:
+    """Labeler -> for each pair of the run 1 where it scores the chosen higher, -1 the rejected, 0 neither; nan: no scores."""
+    found: dict[str, Any] = {}
+    shards = index.pairs["shard"].to_numpy()
+    for number, name in enumerate(index.places.shards):
+        first, last = np.searchsorted(shards, [number, number + 1])
+        if first == last:
+            continue
+        labels = read_columns(index.places.paths("labels", name), ["completion_id", "labeler", "value"], LABELS)
+        for labeler, chosen, rejected in pair_scores(index.pairs.slice(first, last - first), labels):
+            column = found.setdefault(labeler, np.full(len(shards), np.nan))
+            column[first:last] = np.sign(chosen - rejected)
+    return dict(sorted(found.items()))
+
+
+def _of_flips(index: Index) -> Iterator[Item]:
     """Match-ups that a judge answered by their order."""
-    rows = read_columns(
-        index.places.paths("comparisons", index.places.shards[number]), VERDICTS, COMPARISONS
-    ).to_pylist()
-    for row in rows:
-        if {row["prefers_forward"], row["prefers_backward"]} == {"a", "b"}:
+    for name in index.places.shards:
+        rows = read_columns(index.places.paths("comparisons", name), VERDICTS, COMPARISONS)
+        forward, backward = (pc.fill_null(rows[f"prefers_{way}"], "tie") for way in ("forward", "backward"))
+        decided = [pc.not_equal(side, "tie") for side in (forward, backward)]
+        flipped = pc.and_(pc.and_(*decided), pc.not_equal(forward, backward))
+        for row in rows.filter(flipped).to_pylist():
             a, b = sorted((row["a_id"], row["b_id"]))
             yield Item(row["prompt_id"], a, b, FLIPPED, f"{row['labeler']} flips with the order", {row["labeler"]: 0})
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.auditing import evidence
 from pipeline.auditing.evidence import recall_places
 from pipeline.config import load
 from pipeline.errors import ConfigError
@@ -147,6 +148,36 @@ def test_labelers_that_contradict_come_before_small_margins(tmp_path):
     assert contrary
     assert all(item.rank == CONTRADICTED and item.why == "length disagrees" for item in contrary)
     assert all(item.a_id < item.b_id for item in items)
+
+
+def test_the_smallest_margins_of_the_whole_run_come_first_however_it_is_cut_into_shards(tmp_path):
+    config = write_replay(tmp_path, n_prompts=6, shard_size=2, labeler='use = "length"')
+    texts = [["x" * 10, "x" * (10 + 40 * (6 - i))] for i in range(6)]
+    rows = [{"prompt": f"write function {i}", "family": "code", "completion": t} for i, t in enumerate(texts)]
+    write_jsonl(tmp_path / "completions.jsonl", rows)
+    settings = ["audit.enforce=false", "pairs.near_duplicate=1.0"]
+    index = Index(run(load(config, settings), tmp_path / "runs").folder)
+    assert len(index.places.shards) == 3
+    margins = sorted(index.pairs["margin"].to_pylist())
+    assert len(set(margins)) == 6
+    assert [item.why for item in queue(index, 4)] == [f"margin {margin:.3g}" for margin in margins[:4]]
+
+
+def test_opening_a_run_reads_no_text(reviewed, monkeypatch):
+    read: list[str] = []
+
+    def noted(paths, columns, schema):
+        read.extend(columns)
+        return evidence.read_columns(paths, columns, schema)
+
+    for module in ("index", "queue"):
+        monkeypatch.setattr(f"pipeline.review.{module}.read_columns", noted)
+    index = Index(reviewed)
+    assert queue(index, 5)
+    index.page("pairs", {"order": "small"}, 0, 25)
+    assert not {"text", "messages", "prompt", "chosen", "rejected", "token_ids"} & set(read)
+    assert index.group(queue(index, 1)[0].prompt_id) is not None
+    assert "text" in read
 
 
 def test_verdicts_that_flip_with_the_order_are_asked_about(tmp_path):

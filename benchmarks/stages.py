@@ -11,7 +11,8 @@ The budget is N labelled completions of each of PROMPTS training prompts. Everyt
     measure       samples each policy on the held-out prompts
     table         pass rate, KL, tokens and CPU minutes of each
 
-One seed. A step that is done is not done again. Minutes are CPU time of a step's processes, so other work does not count.
+The starting policy is the sft stage's (data/README.md). One seed; every completion is trained on once. Minutes are CPU time of a
+step's processes, so other work does not count; sampling and labelling stand apart from training.
 """
 
 from __future__ import annotations
@@ -63,6 +64,15 @@ def command(*arguments: object) -> dict[str, Any]:
     return json.loads(last[0]) if last[0].startswith("{") else {}
 
 
+def timed(train: Callable[[Path], dict[str, Any]], root: Path) -> dict[str, Any]:
+    """What a policy's training gives, with its own minutes and those of sampling: the pairs', unless it sampled for itself."""
+    before = cpu_minutes()
+    result = train(root)
+    own = result.pop("own_sampling_minutes", 0.0)
+    shared = 0.0 if train is label_rl else json.loads((root / "sample.json").read_text())["sampling_minutes"]
+    return result | {"minutes": cpu_minutes() - before - own, "sampling_minutes": own + shared}
+
+
 def cpu_minutes() -> float:
     """CPU time of all ended child processes."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -90,10 +100,13 @@ def sliced(root: Path, k: int) -> Path:
     return path
 
 
-def sample(root: Path) -> None:
+def sample(root: Path) -> dict[str, float]:
     """The data: labelled completions and pairs of the training prompts, and pairs of the held-out prompts to test on."""
+    before = cpu_minutes()
     labelled(root, "train", TRAIN)
+    minutes = cpu_minutes() - before
     labelled(root, "heldout", HELD_OUT)
+    return {"sampling_minutes": minutes}
 
 
 def pairwise(name: str) -> Callable[[Path], dict[str, Any]]:
@@ -126,9 +139,11 @@ def label_rl(root: Path) -> dict[str, Any]:
 
 def rounds(root: Path, name: str, rater: Path | None, scores: str) -> dict[str, Any]:
     """ROUNDS rounds of sampling from the current policy and RL; the last one's folder is the policy."""
-    policy, tokens, result = MODEL, 0, {}
+    policy, tokens, minutes, result = MODEL, 0, 0.0, {}
     for k in range(ROUNDS):
+        before = cpu_minutes()
         run = labelled(root, f"{name}-{k}", sliced(root, k), policy, rater)
+        minutes += cpu_minutes() - before
         out = root / (name if k == ROUNDS - 1 else f"{name}-{k}-policy")
         result = command(
             *("trainer", "rl", "--data", run, "--model", policy, "--out", out, "--reference-model", MODEL),
@@ -136,7 +151,7 @@ def rounds(root: Path, name: str, rater: Path | None, scores: str) -> dict[str, 
         )
         tokens += result["tokens"]
         policy = out
-    return result | {"tokens": tokens}
+    return result | {"tokens": tokens, "own_sampling_minutes": minutes}
 
 
 def measured(root: Path, name: str) -> dict[str, float]:
@@ -190,11 +205,13 @@ def _ids(row: dict[str, Any]) -> tuple[Any, tuple[Any]]:
 def table(notes: dict[str, Any]) -> str:
     """The table in Markdown."""
     lines = [
-        "| stages | pass rate, % (95 %) | KL, nats | tokens a completion | tokens trained on | CPU minutes |",
+        "| stages | pass rate, % (95 %) | KL, nats | tokens a completion | tokens trained on | CPU minutes: training, sampling |",
         "|---|---|---|---|---|---|",
     ]
     for name, note in notes.items():
-        held, spent = note["held-out"], f"{note['tokens']:,} | {note['minutes']:.1f}" if "tokens" in note else "|"
+        held, spent = note["held-out"], "|"
+        if "tokens" in note:
+            spent = f"{note['tokens']:,} | {note['minutes']:.1f}, {note['sampling_minutes']:.1f}"
         rate = f"{100 * held['pass']:.1f} ({100 * held['low']:.1f} to {100 * held['high']:.1f})"
         lines.append(f"| {name} | {rate} | {held['kl']:.2f} | {held['tokens_each']:.1f} | {spent} |")
     return "\n".join(lines)
@@ -213,13 +230,10 @@ def main() -> None:
     root: Path = arguments.root.absolute()
     root.mkdir(parents=True, exist_ok=True)
     for name in arguments.steps:
-        before = cpu_minutes()
         if name == "sample":
-            sample(root)
-            keep(root / "sample.json", {"minutes": cpu_minutes() - before})
+            keep(root / "sample.json", sample(root))
         elif name in policies:
-            result = policies[name](root)
-            keep(root / f"{name}.json", result | {"minutes": cpu_minutes() - before})
+            keep(root / f"{name}.json", timed(policies[name], root))
         elif name == "measure":
             for policy in arguments.measure:
                 keep(root / f"{policy}.held-out.json", measured(root, policy))

@@ -48,9 +48,13 @@ class Segment:
 
 @dataclass(frozen=True)
 class Forest:
-    """The row's trees as attention needs them; what a kernel prepares of them is kept for the other layers."""
+    """The row's trees as the layers need them; what a kernel prepares of them is kept for the other layers.
+
+    `read_R` are the positions whose last hidden state is read, each once.
+    """
 
     packed: Packed
+    read_R: Tensor
     prepared: dict[Any, Any] = field(default_factory=dict)
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:

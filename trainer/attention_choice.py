@@ -6,18 +6,22 @@ Legend: N positions before the sample's completion tokens, D hidden size.
 from __future__ import annotations
 
 from array import array
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from trainer import attention_cuda  # noqa: F401  (registers its kernels)
 from trainer.errors import TrainerError
+from trainer.last_layer import spare_last_mlp
+from trainer.layers_cpu import use_faster_layers, use_own_layers
 from trainer.logps import check_head, hidden_at, takes_trees
 from trainer.packing import Packed, Tree, lay
 from trainer.runlog import say
 from trainer.sharding import blocks, forward, is_sharded
 
+Answer: TypeAlias = tuple[Tensor, list[Tensor]]
+"""A model's hidden states of the sample, and the gradients of its first layer."""
 LIMITS = {torch.float32: (1e-4, 1e-3), torch.bfloat16: (0.05, 0.2)}
 """Largest relative error of hidden states and gradients, by type. A lost mask gives 0.3 or more; rounding 1e-6, in bfloat16
 0.01 (tests/trainer/test_attention.py)."""
@@ -59,7 +63,7 @@ def watched(model: Any) -> list[Tensor]:
     return [] if is_sharded(model) else [weight for weight in first.parameters() if weight.requires_grad]
 
 
-def answer(model: Any, packed: Packed) -> tuple[Tensor, list[Tensor]]:
+def answer(model: Any, packed: Packed) -> Answer:
     """Hidden states of the sample, and gradients of a fixed sum of them."""
     with torch.enable_grad():
         hidden_ND = forward(model, hidden_at, packed, "place_N")
@@ -76,7 +80,7 @@ def gap(ours: Tensor, theirs: Tensor) -> float:
     return error if error == error else float("inf")
 
 
-def difference(ours: tuple[Tensor, list[Tensor]], theirs: tuple[Tensor, list[Tensor]]) -> tuple[float, float]:
+def difference(ours: Answer, theirs: Answer) -> tuple[float, float]:
     """The relative errors of hidden states and of all gradients together."""
     hidden = gap(ours[0], theirs[0])
     if not theirs[1]:
@@ -90,11 +94,16 @@ def switch(model: Any, kernel: str) -> None:
         part.set_attn_implementation(kernel)
 
 
-def why_not(model: Any, kernel: str, packed: Packed, expected: tuple[Tensor, list[Tensor]]) -> str | None:
+def why_not(model: Any, kernel: str, packed: Packed, expected: Answer) -> str | None:
     """Switches the model to a kernel and compares; None when it gives the model's own numbers, else the reason."""
     switch(model, kernel)
     if not takes_trees(model):
         return "the model's code does not let its attention be replaced"
+    return unlike(model, packed, expected)
+
+
+def unlike(model: Any, packed: Packed, expected: Answer) -> str | None:
+    """How far the model as it is now is from numbers it should give; None when it is not."""
     try:
         found = difference(answer(model, packed), expected)
     except Exception as error:  # whatever a model's code or a kernel raises: then it is not taken, and the user is told
@@ -113,11 +122,25 @@ def expected_dtype(model: Any) -> torch.dtype:
     return torch.float32 if next(model.parameters()).dtype == torch.float32 else torch.bfloat16
 
 
-def prepare(model: Any, device: torch.device, attention: str = "auto") -> None:
+def take_shortcuts(model: Any, packed: Packed, expected: Answer, *, compiled: bool) -> None:
+    """Lets the layers of a model that takes trees compute less (last_layer.py) and faster (layers_cpu.py), to its own numbers."""
+    plain = packed.device.type == "cpu" and expected_dtype(model) == torch.float32 and not is_sharded(model)
+    changed = use_faster_layers(model.base_model) if plain and not compiled else []
+    last = spare_last_mlp(model)
+    reason = unlike(model, packed, expected)
+    if reason is not None:
+        use_own_layers(changed)
+        if last is not None:
+            last.remove()
+        say(f"shortcuts through the model's layers are not taken: {reason}")
+
+
+def prepare(model: Any, device: torch.device, attention: str = "auto", *, compiled: bool = False) -> None:
     """Checks a language model's head, and lets the model take packed rows where a kernel over trees gives its own numbers.
 
     Args:
         attention: another one than "auto" was asked for by name and stays; only the head is checked.
+        compiled: whether torch.compile gets the layers afterwards: then they stay as transformers wrote them.
     """
     if takes_trees(model):
         return
@@ -133,6 +156,7 @@ def prepare(model: Any, device: torch.device, attention: str = "auto") -> None:
     for kernel in candidates(device, expected_dtype(model)):
         reason = why_not(model, kernel, packed, expected)
         if reason is None:
+            take_shortcuts(model, packed, expected, compiled=compiled)
             return
         switch(model, own)
         say(f"attention over trees by {kernel} is not taken: {reason}")

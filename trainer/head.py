@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from trainer.layers_cpu import transposed_product
+
 CACHED = 16 << 20
 """Bytes of float32 logits made at a time on a CPU (4 to 80 MiB tried at V = 32,768: 16 MiB was fastest; docs/log.md)."""
 
@@ -40,7 +42,7 @@ def pieces(n: int, size: int) -> Iterator[slice]:
 
 def shifted_logits(hidden_ND: Tensor, weight_VD: Tensor, temperature: float) -> Tensor:
     """z less its largest in each row, so that no exponential overflows. Shapes: -> (N, V), float32."""
-    logits_NV = torch.mm(hidden_ND, weight_VD.t()).float()
+    logits_NV = transposed_product(hidden_ND, weight_VD).float()
     if temperature != 1:
         logits_NV /= temperature
     return logits_NV.sub_(logits_NV.amax(1, keepdim=True))
@@ -81,7 +83,7 @@ class HeadLogps(torch.autograd.Function):
             exp = kept[0] if kept else shifted_logits(hidden_ND[part], weight_VD, ctx.temperature).exp_()
             dlogits = exp.mul_((-grad_N[part] / sum_N[part]).to(exp.dtype)[:, None]).to(hidden_ND.dtype)
             dlogits.scatter_add_(1, target_N[part, None], grad_N[part, None].to(dlogits.dtype))
-            dhidden_ND[part] = torch.mm(dlogits, weight_VD)
+            dhidden_ND[part] = transposed_product(dlogits, weight_VD.t())
             if ctx.needs_input_grad[1]:
                 own = torch.mm(dlogits.t(), hidden_ND[part])
                 dweight_VD = own.float() if dweight_VD is None else dweight_VD.add_(own)

@@ -36,7 +36,8 @@ def hidden_at(model: Any, packed: Packed, wanted: str) -> Tensor:
     """
     if takes_trees(model):
         layout: Any = packed
-        call = {"input_ids": packed.ids_T[None], "position_ids": packed.position_T[None], "forest": Forest(packed)}
+        forest = Forest(packed, getattr(packed, wanted).unique())
+        call = {"input_ids": packed.ids_T[None], "position_ids": packed.position_T[None], "forest": forest}
     else:
         layout = plain(packed)
         call = {"input_ids": layout.ids_BW}

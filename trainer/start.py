@@ -57,7 +57,7 @@ def open_optimizer(loaded: Loaded, options: TrainOptions, ranks: Ranks) -> Maste
     elif options.quantize == "none":
         loaded.model.to(loaded.device)
     optimizer = MasterAdamW(loaded.model, loaded.dtype, options)
-    prepare(loaded.model, loaded.device, options.attention)
+    prepare(loaded.model, loaded.device, options.attention, compiled=options.compile)
     spare(loaded.model, loaded.device, options)
     if options.compile:
         compile_layers(loaded.model)

@@ -158,7 +158,7 @@ def _gated_mlp(self: Any, x: Tensor) -> Tensor:
     return found
 
 
-def faster(module: torch.nn.Module) -> Any:
+def faster(module: Any) -> Any:
     """What computes this layer here; None where transformers' own stays.
 
     Known by what they hold: a norm with a `variance_epsilon` is Llama's (Qwen's and Mistral's are copies of it; Gemma's has

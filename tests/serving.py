@@ -26,10 +26,11 @@ class ChatServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, answer: Callable[[Body, int], Answer] | None = None, model: str = "served") -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, answer: Callable[[Body, int], Answer] | None = None, model: str = "served", port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
         self.answer = answer or (lambda body, tries: completion(body))
         self.model = model
+        self.models = (model,)
         self.is_up: Callable[[], bool] = lambda: True
         self.bodies: list[Body] = []
         self.ids: list[str] = []
@@ -62,7 +63,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if not self.server.is_up():
             return hang_up(self)
-        self.reply(200, json.dumps({"object": "list", "data": [{"id": self.server.model, "object": "model"}]}).encode())
+        served = [{"id": name, "object": "model"} for name in self.server.models]
+        self.reply(200, json.dumps({"object": "list", "data": served}).encode())
 
     def do_POST(self) -> None:
         self.body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

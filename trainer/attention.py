@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -158,30 +158,52 @@ def capped(q_HTD: Tensor, k_HTD: Tensor, v_HTD: Tensor, scale: float, found: lis
     return torch.cat(parts, dim=1)
 
 
-def on_segments(
-    module: Any,
-    q_1HTD: Tensor,
-    k_1KTD: Tensor,
-    v_1KTD: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    scaling: float,
-    forest: Forest,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    **others: Any,
-) -> tuple[Tensor, None]:
-    """transformers' attention function over trees. Shapes: (1, H, T, D) -> (1, T, H, D)."""
-    found = forest.once(
-        (sliding_window, q_1HTD.dtype), lambda: segments(forest.packed.branches, sliding_window, q_1HTD.dtype)
-    )
+@dataclass(frozen=True)
+class Layer:
+    """How one layer of the model scores the row's queries against its keys."""
+
+    forest: Forest
+    scale: float
+    window: int | None
+    cap: float | None
+
+
+Kernel: TypeAlias = Callable[[Tensor, Tensor, Tensor, Layer], Tensor]
+"""Queries (1, H, T, D), keys and values (1, K, T, D) -> what they see (1, T, H, D)."""
+
+
+def register(name: str, kernel: Kernel) -> None:
+    """Offers a kernel to transformers under a name; a compiled layer leaves it as it is."""
+
+    def attend(
+        module: Any,
+        q_1HTD: Tensor,
+        k_1KTD: Tensor,
+        v_1KTD: Tensor,
+        attention_mask: Tensor | None,
+        *,
+        scaling: float,
+        forest: Forest,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
+        **others: Any,
+    ) -> tuple[Tensor, None]:
+        return kernel(q_1HTD, k_1KTD, v_1KTD, Layer(forest, scaling, sliding_window, softcap)), None
+
+    AttentionInterface.register(name, torch.compiler.disable(attend))
+
+
+def on_segments(q_1HTD: Tensor, k_1KTD: Tensor, v_1KTD: Tensor, layer: Layer) -> Tensor:
+    """The trees in segments. Shapes: (1, H, T, D) -> (1, T, H, D)."""
+    branches, key = layer.forest.packed.branches, (layer.window, q_1HTD.dtype)
+    found = layer.forest.once(key, lambda: segments(branches, layer.window, q_1HTD.dtype))
     repeats = q_1HTD.shape[1] // k_1KTD.shape[1]
     k_HTD, v_HTD = (x[0] if repeats == 1 else x[0].repeat_interleave(repeats, 0) for x in (k_1KTD, v_1KTD))
-    if softcap is None:
-        out_HTD = SegmentAttention.apply(q_1HTD[0], k_HTD, v_HTD, scaling, found)
+    if layer.cap is None:
+        out_HTD: Tensor = SegmentAttention.apply(q_1HTD[0], k_HTD, v_HTD, layer.scale, found)
     else:
-        out_HTD = capped(q_1HTD[0], k_HTD, v_HTD, scaling, found, softcap)
-    return out_HTD.transpose(0, 1)[None], None
+        out_HTD = capped(q_1HTD[0], k_HTD, v_HTD, layer.scale, found, layer.cap)
+    return out_HTD.transpose(0, 1)[None]
 
 
-AttentionInterface.register("tree_segments", torch.compiler.disable(on_segments))  # a compiled layer leaves it as it is
+register("tree_segments", on_segments)

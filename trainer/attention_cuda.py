@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.nn.attention.varlen import varlen_attn
-from transformers import AttentionInterface
 
-from trainer.attention import Forest, by_tree
+from trainer.attention import Forest, Layer, by_tree, register
 
 
 @dataclass(frozen=True)
@@ -47,19 +46,7 @@ def spans(forest: Forest) -> Spans:
     return Spans(torch.cat(keys).to(device), ends(queries), ends(sizes), max(queries), max(sizes))
 
 
-def on_varlen(
-    module: Any,
-    q_1HTD: Tensor,
-    k_1KTD: Tensor,
-    v_1KTD: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    scaling: float,
-    forest: Forest,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    **others: Any,
-) -> tuple[Tensor, None]:
+def on_varlen(q_1HTD: Tensor, k_1KTD: Tensor, v_1KTD: Tensor, layer: Layer) -> Tensor:
     """FlashAttention: where there are more keys than queries it lets the last query see the last key, as a completion must.
 
     Shapes: (1, H, T, D) -> (1, T, H, D).
@@ -67,18 +54,18 @@ def on_varlen(
     Raises:
         NotImplementedError: the scores are capped.
     """
-    if softcap is not None:
+    if layer.cap is not None:
         raise NotImplementedError("FlashAttention does not cap scores")
-    plan = forest.once("spans", lambda: spans(forest))
+    plan = layer.forest.once("spans", lambda: spans(layer.forest))
     q_THD, k_THD, v_THD = (x[0].transpose(0, 1) for x in (q_1HTD, k_1KTD, v_1KTD))
     out_THD = varlen_attn(
         q_THD, k_THD.index_select(0, plan.key_L), v_THD.index_select(0, plan.key_L),
         plan.q_ends, plan.k_ends, plan.longest_q, plan.longest_k,
-        scale=scaling, window_size=(-1 if sliding_window is None else sliding_window - 1, 0),
+        scale=layer.scale, window_size=(-1 if layer.window is None else layer.window - 1, 0),
         enable_gqa=q_1HTD.shape[1] != k_1KTD.shape[1],
     )  # fmt: skip
     assert isinstance(out_THD, Tensor)  # more is returned only where more is asked for
-    return out_THD[None], None
+    return out_THD[None]
 
 
 def block_mask(forest: Forest, window: int | None) -> BlockMask:
@@ -120,27 +107,15 @@ def capping(cap: float | None) -> Callable[..., Tensor] | None:
     return bent
 
 
-def on_flex(
-    module: Any,
-    q_1HTD: Tensor,
-    k_1KTD: Tensor,
-    v_1KTD: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    scaling: float,
-    forest: Forest,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    **others: Any,
-) -> tuple[Tensor, None]:
+def on_flex(q_1HTD: Tensor, k_1KTD: Tensor, v_1KTD: Tensor, layer: Layer) -> Tensor:
     """FlexAttention with the trees as a block mask: any type, window and cap. Shapes: (1, H, T, D) -> (1, T, H, D)."""
-    mask = forest.once(("blocks", sliding_window), lambda: block_mask(forest, sliding_window))
-    out = compiled(flex_attention, q_1HTD.device.type)(
-        q_1HTD, k_1KTD, v_1KTD, score_mod=capping(softcap), block_mask=mask, scale=scaling,
+    mask = layer.forest.once(("blocks", layer.window), lambda: block_mask(layer.forest, layer.window))
+    out: Tensor = compiled(flex_attention, q_1HTD.device.type)(
+        q_1HTD, k_1KTD, v_1KTD, score_mod=capping(layer.cap), block_mask=mask, scale=layer.scale,
         enable_gqa=q_1HTD.shape[1] != k_1KTD.shape[1],
     )  # fmt: skip
-    return out.transpose(1, 2), None
+    return out.transpose(1, 2)
 
 
-AttentionInterface.register("tree_varlen", torch.compiler.disable(on_varlen))
-AttentionInterface.register("tree_flex", torch.compiler.disable(on_flex))
+register("tree_varlen", on_varlen)
+register("tree_flex", on_flex)

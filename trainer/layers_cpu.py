@@ -158,14 +158,14 @@ def _gated_mlp(self: Any, x: Tensor) -> Tensor:
     return found
 
 
-def faster(module: Any) -> Any:
+def faster(module: torch.nn.Module) -> Any:
     """What computes this layer here; None where transformers' own stays.
 
     Known by what they hold: a norm with a `variance_epsilon` is Llama's (Qwen's and Mistral's are copies of it; Gemma's has
     another formula and another name for it).
     """
     if type(module) is torch.nn.Linear:
-        return _linear if module.bias is None and has_onednn() else None
+        return _linear if getattr(module, "bias", None) is None and has_onednn() else None
     if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
         return _rms_norm
     own: Any = type(module).forward

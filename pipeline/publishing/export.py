@@ -60,6 +60,7 @@ class _Seen:
     rows: int = 0
     weighted: int = 0
     not_alternating: int = 0
+    blank_ends: int = 0
 
 
 def as_layout(name: str) -> Layout:
@@ -201,10 +202,17 @@ def _check_and_count(batch: pa.RecordBatch, seen: _Seen, source: Path) -> None:
         if not pc.all(pc.equal(lengths, 1)).as_py():
             raise BadExport(f"{source}: a row's {name} is not one message; hint: docs/format.md, `pairs`")
     seen.rows += batch.num_rows
+    seen.blank_ends += pc.sum(pc.or_(*(_blank_ends(batch[name]) for name in ("chosen", "rejected")))).as_py() or 0
     seen.weighted += pc.sum(pc.not_equal(batch["weight"], 1.0)).as_py() or 0
     roles = as_lists(list_lengths(batch["prompt"]), pc.struct_field(pc.list_flatten(batch["prompt"]), "role"))
     turns = pc.match_substring_regex(pc.binary_join(roles, ","), _ALTERNATES)
     seen.not_alternating += batch.num_rows - (pc.sum(turns).as_py() or 0)
+
+
+def _blank_ends(side: pa.Array) -> pa.Array:
+    """Whether each completion is empty, or begins or ends with white space."""
+    texts = pc.struct_field(pc.list_element(side, 0), "content")
+    return pc.or_(pc.equal(texts, ""), pc.not_equal(pc.utf8_trim_whitespace(texts), texts))
 
 
 def _notes(layout: Layout, seen: _Seen) -> tuple[str, ...]:
@@ -215,6 +223,12 @@ def _notes(layout: Layout, seen: _Seen) -> tuple[str, ...]:
         notes.append(
             f"{seen.not_alternating} of {seen.rows} prompts do not alternate between user and assistant: "
             "LLaMA-Factory skips them with a warning in its log"
+        )
+    if layout == "axolotl" and seen.blank_ends:
+        notes.append(
+            f"{seen.blank_ends} of {seen.rows} pairs have a completion that is empty, or begins or ends with white space: "
+            "Axolotl looks for the text in the rendered chat template; where the template trims it (Llama 3's does) it takes "
+            "the last character alone, and of an empty one its own dummy message"
         )
     return tuple(notes)
 

@@ -32,6 +32,8 @@ def complaint(block: Block, folder: Path) -> str:
     """What is wrong with a block; empty where nothing is. `folder` is for a file to load."""
     if block.not_run:
         return "" if len(block.not_run) >= SHORTEST_REASON else "its reason is none"
+    if is_followed(block.page) and (block.file or block.language in ("bash", "python", "text")):
+        return ""  # typed, saved or compared
     match block.language:
         case "bash":
             return "; ".join(filter(None, map(against, commands(block.text))))
@@ -44,7 +46,7 @@ def complaint(block: Block, folder: Path) -> str:
         case "python":
             return ""  # run, on every page
         case "text":
-            return "" if is_followed(block.page) else "nobody compares this text with what is printed"
+            return "nobody compares this text with what is printed"
         case "":
             return "has no language"
     return f"is in {block.language}, which nobody checks"

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from trainer.config import TrainOptions
 from trainer.errors import EnvironmentProblem, UsageError
+from trainer.sharding import whole
 
 HINT = "hint: pip install 'preference-pipeline[lora]'"
 
@@ -38,6 +40,11 @@ def is_adapted(model: Any) -> bool:
     return bool(getattr(model, "_hf_peft_config_loaded", False))
 
 
+def is_classifier(model: Any) -> bool:
+    """Whether the model is a body under a head of its own: a reward model."""
+    return not hasattr(model, "generate")
+
+
 def add_adapter(model: Any, options: TrainOptions, source: str) -> None:
     """Freezes the model and adds a new adapter (its effect is zero at first), or goes on with the one at `--adapter`.
 
@@ -54,7 +61,7 @@ def add_adapter(model: Any, options: TrainOptions, source: str) -> None:
         lora_dropout=0.0,  # the step must see the model that is kept
         target_modules=targets,
         base_model_name_or_path=source,
-        task_type="CAUSAL_LM",
+        task_type="SEQ_CLS" if is_classifier(model) else "CAUSAL_LM",
     )
     torch.manual_seed(options.seed)
     try:
@@ -65,7 +72,7 @@ def add_adapter(model: Any, options: TrainOptions, source: str) -> None:
     except (OSError, ValueError) as error:
         raise UsageError(f"the adapter cannot be added: {error}; hint: --lora-targets, --adapter") from error
     for name, weight in model.named_parameters():
-        weight.requires_grad_("lora_" in name)
+        weight.requires_grad_("lora_" in name or getattr(weight, "keep_float32", False))  # a new head is trained whole
         if weight.requires_grad:
             weight.data = weight.data.float()
     model.eval()
@@ -88,6 +95,31 @@ def merged(source: str, adapter: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return peft.PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+
+
+def folded(model: Any, trained: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a model with its adapter added into them, under the names that they have without one.
+
+        W + alpha / rank B A
+
+    Args:
+        trained: the adapter's weights, and those that were trained whole.
+
+    Source: LoRA, arXiv 2106.09685, section 4.1.
+    """
+    state: dict[str, Tensor] = {}
+    for name, value in model.state_dict().items():
+        if "lora_" in name:
+            continue
+        layer = name.removesuffix(".base_layer.weight")
+        if layer == name:
+            state[name] = trained.get(name, value)
+        else:
+            a, b = (trained[f"{layer}.lora_{side}.default.weight"] for side in "AB")
+            state[f"{layer}.weight"] = whole(value).float().cpu() + model.get_submodule(layer).scaling["default"] * (
+                b @ a
+            )
+    return {name.replace(".base_layer.", "."): value for name, value in state.items()}
 
 
 def quantised(device: torch.device) -> dict[str, Any]:

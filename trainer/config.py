@@ -267,6 +267,10 @@ class RewardModelOptions(TrainOptions):
         super().__post_init__()
         if self.batch_pairs < 1:
             raise ValueError("batch_pairs is at least 1")
+        if self.adapter or self.merge or self.quantize != "none":
+            raise ValueError(
+                "a reward model's adapter is new and always added into its weights; hint: --lora-rank alone"
+            )
         if self.margin_weight < 0 or self.centring < 0:
             raise ValueError("margin_weight and centring cannot be negative")
 

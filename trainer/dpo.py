@@ -40,6 +40,7 @@ from trainer.reference import (
     write_logps,
 )
 from trainer.runlog import say
+from trainer.sharding import Turns
 from trainer.start import finished, logps_path, open_optimizer, prepare_out
 from trainer.train import Job, Outcome, train
 from trainer.watchdog import Limit
@@ -59,6 +60,7 @@ class DpoObjective:
         self.metrics = metric_names(reference=not options.reference_free)
         self.reference = reference
         self.strangers = strangers(pairs, options.max_length) if options.loss == "kto" else ()
+        self.kl: Tensor | None = None
         self.options = options
         self.device = loaded.device
         self.limits = limits_of(options)
@@ -75,8 +77,7 @@ class DpoObjective:
         reference_B2 = self.reference_logps(model, pairs, policy_B2)
         sizes_B2 = policy_B2.new_tensor([(len(pair.chosen), len(pair.rejected)) for pair in pairs])
         logps = PairLogps(*policy_B2.unbind(1), *reference_B2.unbind(1), *sizes_B2.unbind(1))
-        kl = self.kl_estimate(model, items) if self.strangers else None
-        losses_B = pair_losses(logps, self.options, kl)
+        losses_B = pair_losses(logps, self.options, self.kl)
         weight_B = losses_B.new_tensor([pair.weight for pair in pairs])
         metrics_BM = pair_metrics(logps, self.options.beta, reference=not self.options.reference_free)
         return Outcome((weight_B * losses_B).sum(), losses_B.detach(), metrics_BM)
@@ -95,12 +96,21 @@ class DpoObjective:
                 return self.policy_logps(model, pairs)
         return like.new_tensor([self.reference[pair.pair_id] for pair in pairs])
 
+    def begin(self, model: Any, parts: Turns, ranks: Ranks) -> None:
+        self.kl = self.kl_estimate(model, parts, ranks) if self.strangers else None
+
     @torch.no_grad()
-    def kl_estimate(self, model: Any, items: Sequence[int]) -> Tensor:
-        """KTO's z before it is bounded: the mean of log pi - log pi_ref of other prompts' completions, over the micro-batch."""
-        pairs = [self.strangers[i] for i in items]
-        policy_B2 = self.policy_logps(model, pairs)
-        return (policy_B2 - self.reference_logps(model, pairs, policy_B2)).mean()
+    def kl_estimate(self, model: Any, parts: Turns, ranks: Ranks) -> Tensor:
+        """KTO's z before it is bounded: the mean of log pi - log pi_ref of other prompts' completions, over the whole step."""
+        sum_and_count = torch.zeros(2, dtype=torch.float64, device=self.device)
+        for part, counts in parts:
+            pairs = [self.strangers[i] for i in part]
+            policy_B2 = self.policy_logps(model, pairs)
+            gaps_B2 = policy_B2 - self.reference_logps(model, pairs, policy_B2)
+            if counts:
+                sum_and_count += torch.stack([gaps_B2.double().sum(), gaps_B2.new_tensor(gaps_B2.numel()).double()])
+        ranks.sum_in_place([sum_and_count])
+        return (sum_and_count[0] / sum_and_count[1]).float()
 
     def numbers(self, means: dict[str, float], n_items: int, seconds: float) -> dict[str, float]:
         return {**told(means), "pairs_per_s": n_items / seconds}

@@ -34,7 +34,9 @@ def evaluate(job: Job, held_out: Objective) -> dict[str, float]:
     shapes = shapes_for(job.loaded.model, held_out.shapes)
     parts = micro_batches(items, shapes, budget)
     done = []
-    for part, counts in turns(job.loaded.model, parts, shapes, job.ranks):
+    mine = turns(job.loaded.model, parts, shapes, job.ranks)
+    held_out.begin(job.loaded.model, mine, job.ranks)
+    for part, counts in mine:
         outcome = held_out.outcome(job.loaded.model, part)
         if counts:
             totals[0] += outcome.loss

@@ -32,8 +32,9 @@ from trainer.measures import correlation_sums, told
 from trainer.model import Loaded, load, micro_batch_budget
 from trainer.packing import Tree, lay
 from trainer.pairs import Pair, PairSet, read_pairs, tell
-from trainer.ranks import joined
+from trainer.ranks import Ranks, joined
 from trainer.runlog import say
+from trainer.sharding import Turns
 from trainer.start import finished, open_optimizer, prepare_out
 from trainer.train import Job, Outcome, train
 
@@ -132,6 +133,9 @@ class RewardObjective:
 
     def steps(self, epoch: int) -> Iterator[list[int]]:
         return steps_by_count(shuffled(self.ids, self.options.seed, epoch), self.options.batch_pairs)
+
+    def begin(self, model: Any, parts: Turns, ranks: Ranks) -> None:
+        """Nothing: each item's loss is its own."""
 
     def outcome(self, model: Any, items: Sequence[int]) -> Outcome:
         pairs = [self.pairs[i] for i in items]

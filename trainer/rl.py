@@ -32,7 +32,7 @@ from trainer.policy_gradient import (
 from trainer.ranks import Ranks, joined
 from trainer.reference import Drift, check_drift, load_frozen
 from trainer.runlog import say
-from trainer.sharding import turns
+from trainer.sharding import Turns, turns
 from trainer.start import finished, open_optimizer, prepare_out
 from trainer.train import Job, Outcome, train
 from trainer.watchdog import Limit, listed
@@ -71,6 +71,9 @@ class RlObjective:
 
     def steps(self, epoch: int) -> Iterator[list[int]]:
         return steps_by_count(shuffled(self.ids, self.options.seed, epoch), self.options.batch_prompts)
+
+    def begin(self, model: Any, parts: Turns, ranks: Ranks) -> None:
+        """Nothing: each item's loss is its own."""
 
     def outcome(self, model: Any, items: Sequence[int]) -> Outcome:
         groups = [self.groups[i] for i in items]

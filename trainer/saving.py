@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import AutoModelForSequenceClassification, GenerationConfig
 
-from trainer.adapters import is_adapted, merged
+from trainer.adapters import folded, is_adapted, is_classifier, merged
 from trainer.config import TrainOptions
 from trainer.model import DTYPES, Loaded
 from trainer.ranks import Ranks
@@ -36,6 +36,8 @@ ADAPTER = "adapter"  # where the adapter of a merged model lies
 def save_trained(loaded: Loaded, weights: Iterable[tuple[str, Tensor]], options: TrainOptions, ranks: Ranks) -> None:
     """Writes what was trained to `--out`: the whole model, or its adapter; with `--merge` both, the adapter in `adapter/`.
 
+    A reward model's adapter is always added into its weights.
+
     Args:
         weights: all ranks go through them, the first one keeps and writes them.
     """
@@ -46,6 +48,11 @@ def save_trained(loaded: Loaded, weights: Iterable[tuple[str, Tensor]], options:
         return
     if not is_adapted(loaded.model):
         place(staged(loaded, loaded.model, complete(loaded.model, kept, dtype), out, dtype), out)
+    elif is_classifier(loaded.model):  # its readers load whole models
+        with torch.device("meta"):
+            bare = AutoModelForSequenceClassification.from_config(loaded.model.config)
+        bare.score.weight.keep_float32 = True
+        place(staged(loaded, bare, complete(bare, folded(loaded.model, kept), dtype), out, dtype), out)
     elif not options.merge:
         place(staged(loaded, loaded.model, kept, out, None), out)
     else:

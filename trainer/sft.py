@@ -21,8 +21,9 @@ from trainer.identity import fingerprint
 from trainer.logps import completion_logps
 from trainer.model import Loaded, load
 from trainer.packing import lay, tree_of
-from trainer.ranks import joined
+from trainer.ranks import Ranks, joined
 from trainer.runlog import say
+from trainer.sharding import Turns
 from trainer.start import finished, open_optimizer, prepare_out
 from trainer.train import Job, Outcome, train
 from trainer.watchdog import Limit
@@ -126,6 +127,9 @@ class SftObjective:
     def steps(self, epoch: int) -> Iterator[list[int]]:
         order = shuffled(self.ids, self.options.seed, epoch)
         return steps_by_tokens(order, self.lengths, self.options.batch_tokens)
+
+    def begin(self, model: Any, parts: Turns, ranks: Ranks) -> None:
+        """Nothing: each item's loss is its own."""
 
     def outcome(self, model: Any, items: Sequence[int]) -> Outcome:
         packed = lay([self.trees[i] for i in items], self.device)

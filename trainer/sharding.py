@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from types import MethodType
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from trainer.errors import TrainerError
 from trainer.ranks import Ranks
 
 T = TypeVar("T")
+Turns: TypeAlias = "list[tuple[list[int], bool]]"
+"""Micro-batches, each with whether it counts; one that does not is made to keep step with other ranks."""
 
 STATE_BYTES = 18  # a parameter's: bf16 weight and gradient, float32 master, its gradient, and two moments, rounded up
 ROOM = 0.6  # of a GPU's memory for all that; the rest is for activations (own)
@@ -94,13 +96,8 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def turns(
-    model: Any, parts: Sequence[Sequence[int]], shapes: Sequence[Shape], ranks: Ranks
-) -> list[tuple[list[int], bool]]:
-    """This rank's micro-batches; of a cut model as many as the busiest rank has, since all ranks gather a layer or none.
-
-    Returns: each with whether it counts; a filler does not.
-    """
+def turns(model: Any, parts: Sequence[Sequence[int]], shapes: Sequence[Shape], ranks: Ranks) -> Turns:
+    """This rank's micro-batches; of a cut model as many as the busiest rank has, since all ranks gather a layer or none."""
     mine = deal(parts, shapes, ranks.size, ranks.rank)
     if not is_sharded(model) or not parts:
         return [(part, True) for part in mine]

@@ -43,11 +43,9 @@ def open_optimizer(loaded: Loaded, options: TrainOptions, ranks: Ranks) -> Maste
     No forward pass may come before this.
 
     Raises:
-        UsageError: adapters or 4-bit weights are asked for where they cannot be.
+        UsageError: an adapter or 4-bit weights are asked for where they cannot be.
     """
     if options.adapted:
-        if not hasattr(loaded.model, "generate"):
-            raise UsageError("adapters are for language models; hint: leave --lora-rank out to train all weights")
         add_adapter(loaded.model, options, loaded.source)
     if wants_sharding(loaded.model, options, ranks, loaded.device):
         if options.quantize != "none":

@@ -31,7 +31,7 @@ from trainer.optim import MasterAdamW, rate_at
 from trainer.ranks import Ranks
 from trainer.runlog import RunLog, say
 from trainer.saving import save_trained
-from trainer.sharding import turns
+from trainer.sharding import Turns, turns
 from trainer.watchdog import Batch, Limit, Watchdog
 
 
@@ -69,6 +69,9 @@ class Objective(Protocol):
 
     def steps(self, epoch: int) -> Iterator[list[int]]:
         """The items of every optimizer step of one epoch."""
+
+    def begin(self, model: Any, parts: Turns, ranks: Ranks) -> None:
+        """What a step's loss needs to know of all its items, before the first one. Every rank calls it, with its own parts."""
 
     def outcome(self, model: Any, items: Sequence[int]) -> Outcome:
         """Forward pass and loss of one micro-batch."""
@@ -136,7 +139,9 @@ def train(job: Job) -> dict[str, Any]:
             totals = torch.zeros(3 + len(objective.metrics), dtype=torch.float64, device=device)
             done: list[tuple[list[int], Tensor, Tensor]] = []
             parts = micro_batches(items, shapes, budget)
-            for part, counts in turns(model, parts, shapes, ranks):
+            mine = turns(model, parts, shapes, ranks)
+            objective.begin(model, mine, ranks)
+            for part, counts in mine:
                 outcome = objective.outcome(model, part)
                 (outcome.loss * (counts / weight)).backward()
                 if counts:

@@ -78,10 +78,24 @@ def test_ktos_kl_is_measured_on_strangers_and_zero_at_the_start(
 ) -> None:
     options = asked(folder, model, loss="kto", cache=str(tmp_path))
     objective = DpoObjective(found.pairs, all_references(loaded, found, options, Ranks()), loaded, options)
-    assert objective.kl_estimate(loaded.model, [0, 1, 2]).item() == pytest.approx(0, abs=1e-4)
-    shifted = {name: (w - 0.5, lost - 0.7) for name, (w, lost) in objective.reference.items()}
-    objective.reference = shifted
-    assert objective.kl_estimate(loaded.model, [0, 1, 2]).item() == pytest.approx(0.6, abs=1e-4)
+    step = [([0, 1, 2], True), ([3, 4], True), ([5], False)]  # the last keeps step with another rank
+    assert objective.kl_estimate(loaded.model, step, Ranks()).item() == pytest.approx(0, abs=1e-4)
+    moved = {other.pair_id: 0.2 * i for i, other in enumerate(objective.strangers)}
+    objective.reference = {
+        name: (w - moved.get(name, 9.0), lost - moved.get(name, 9.0)) for name, (w, lost) in objective.reference.items()
+    }
+    assert objective.kl_estimate(loaded.model, step, Ranks()).item() == pytest.approx(0.4, abs=1e-4)
+
+
+def test_ktos_step_is_the_same_however_it_is_cut_into_micro_batches(folder: Path, model: Path, tmp_path: Path) -> None:
+    logs = []
+    for tokens in (64, 4096):
+        out = tmp_path / str(tokens)
+        run(
+            asked(folder, model, loss="kto", out=str(out), lr=1e-3, batch_pairs=10, epochs=2, micro_batch_tokens=tokens)
+        )
+        logs.append([json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()])
+    assert logs[0] == pytest.approx(logs[1], abs=1e-5)
 
 
 def test_the_likelihood_term_keeps_the_chosen_up(folder: Path, model: Path, tmp_path: Path) -> None:

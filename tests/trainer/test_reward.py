@@ -90,6 +90,34 @@ def test_transformers_reads_the_values_that_were_trained_also_in_padded_batches(
     assert trained[1]["eval_margin"] == pytest.approx((found[::2] - found[1::2]).mean().item(), abs=1e-4)
 
 
+def test_adapters_are_added_into_the_saved_classifier_and_learn_too(
+    folders: tuple[Path, Path], model: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    from trainer.reward import run
+
+    options = RewardModelOptions(
+        data=(str(folders[0]),), eval_data=(str(folders[1]),), model=str(model), out=str(tmp_path), device="cpu", lr=1e-2,
+        epochs=3, batch_pairs=12, warmup=0.0, tensorboard=False, lora_rank=4,
+    )  # fmt: skip
+    result = run(options)
+    assert result["held_out"]["all"]["accuracy"] > 0.9
+    scorer = RewardModel(RewardsOptions(model=str(tmp_path), device="cpu"))
+    found = torch.tensor(scorer([chat for n in range(COUNT, COUNT + 24) for chat in chats(pair_row(n))])).view(-1, 2)
+    assert result["eval_margin"] == pytest.approx((found[:, 0] - found[:, 1]).mean().item(), abs=1e-4)
+    saved, start = load_file(tmp_path / "model.safetensors"), load_file(model / "model.safetensors")
+    assert not [name for name in saved if "lora" in name or "base_layer" in name]
+    changed = {name for name in start if name in saved and not torch.equal(saved[name], start[name])}
+    assert changed
+    assert all("proj" in name for name in changed)
+
+
+def test_what_a_reward_models_adapter_cannot_be_is_refused(model: Path) -> None:
+    with pytest.raises(ValueError, match="always added"):
+        RewardModelOptions(data=("-",), model=str(model), out="-", lora_rank=4, merge=True)
+
+
 def test_our_engine_for_labelling_reads_the_same_values(trained: tuple[Path, dict[str, Any]]) -> None:
     scorer = RewardModel(RewardsOptions(model=str(trained[0]), device="cpu"))
     rows = [pair_row(n) for n in range(COUNT, COUNT + 24)]

@@ -12,7 +12,7 @@ from tests.docs.checks import ELSEWHERE, complaint, is_followed
 from tests.docs.shell import commands
 
 PATH = re.compile(
-    r"\b(?:tests|docs|benchmarks|pipeline|trainer|labelers|examples|data)/[\w/.-]+\.(?:py|md|toml|json|txt|png)\b"
+    r"(?<![\w/])(?:tests|docs|benchmarks|pipeline|trainer|labelers|examples|data)/[\w/.-]+\.(?:py|md|toml|json|txt|png)\b"
 )
 OF_A_READER = {"examples/mine.toml"}
 

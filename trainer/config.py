@@ -96,7 +96,8 @@ class TrainOptions(ModelOptions):
         "auto",
     )
     compile: bool = option(
-        "torch.compile the decoder layers, once for all lengths: slow first steps; not measured here (published: 1.16x)",
+        "torch.compile the decoder layers, once for all lengths: slow first steps; on a CPU in float32 slower than what is there "
+        "without it (docs/training.md), on cuda not measured (published: 1.16x)",
         False,
     )
     moments: Literal["float32", "bfloat16"] = option(
@@ -249,6 +250,27 @@ class DpoOptions(TrainOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class KtoOptions(TrainOptions):
+    """KTO on completions that are good or bad by themselves: `pipeline export --as kto`, or any such rows.
+
+    Rows (JSONL or Parquet) are {"prompt": ..., "completion": ..., "label": true or false}, prompt and completion each a text or
+    a list of messages. The reference is the model before the first step.
+    """
+
+    beta: float = option("strength of the pull to the reference (2402.01306: 0.1)", 0.1)
+    kto_desirable: float = option("weight of good completions (TRL's)", 1.0)
+    kto_undesirable: float = option("weight of bad completions (TRL's)", 1.0)
+    batch_completions: int = option(
+        "completions of one optimizer step (KTO's own code: 32; here 64, as dpo's pairs)", 64
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.beta > 0 or self.batch_completions < 2:
+            raise ValueError("beta must be above 0, and batch_completions at least 2")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RewardModelOptions(TrainOptions):
     """A reward model from pairs: the policy with a linear head, Bradley-Terry loss; `python -m trainer rewards` reads it.
 
@@ -369,6 +391,7 @@ class RewardsOptions:
 COMMANDS: dict[str, tuple[type, str]] = {
     "dpo": (DpoOptions, "trainer.dpo:run"),
     "sft": (SftOptions, "trainer.sft:run"),
+    "kto": (KtoOptions, "trainer.kto:run"),
     "reward": (RewardModelOptions, "trainer.reward:run"),
     "rl": (RlOptions, "trainer.rl:run"),
     "logps": (LogpsOptions, "trainer.dpo:run_logps"),

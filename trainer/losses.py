@@ -143,6 +143,23 @@ def orpo_loss(logps: PairLogps, beta: float) -> Tensor:
     return -chosen_B - beta * F.logsigmoid(log_odds(chosen_B) - log_odds(rejected_B))
 
 
+def kto_row_loss(
+    ratio_B: Tensor, good_B: Tensor, beta: float, kl: Tensor, desirable: float, undesirable: float
+) -> Tensor:
+    """KTO of single completions: the good ones up and the bad ones down, from the policy's own drift z = max(0, kl).
+
+        loss = desirable (1 - s(beta (r - z)))  of a good one,   undesirable (1 - s(beta (z - r)))  of a bad one
+
+    Shapes: -> (B,). Source: arXiv 2402.01306 eq. 7, the weights as TRL has them.
+
+    Args:
+        kl: estimate of KL(policy || reference), nats a sequence; no gradient flows through it.
+    """
+    up_B = good_B.to(ratio_B.dtype)
+    weight_B = desirable * up_B + undesirable * (1 - up_B)
+    return weight_B * (1 - torch.sigmoid(beta * (2 * up_B - 1) * (ratio_B - kl.detach().clamp(min=0))))
+
+
 def kto_loss(logps: PairLogps, beta: float, kl: Tensor, desirable: float, undesirable: float) -> Tensor:
     """KTO, both completions of a pair as two rows: each is weighed against the policy's own drift, not against the other.
 
@@ -153,10 +170,10 @@ def kto_loss(logps: PairLogps, beta: float, kl: Tensor, desirable: float, undesi
     Args:
         kl: estimate of KL(policy || reference), nats a sequence; no gradient flows through it.
     """
-    z = kl.detach().clamp(min=0)
-    won_B = 1 - torch.sigmoid(beta * (logps.chosen_ratio_B - z))
-    lost_B = 1 - torch.sigmoid(beta * (z - logps.rejected_ratio_B))
-    return (desirable * won_B + undesirable * lost_B) / 2
+    good_B = torch.ones_like(logps.chosen_B, dtype=torch.bool)
+    won_B = kto_row_loss(logps.chosen_ratio_B, good_B, beta, kl, desirable, undesirable)
+    lost_B = kto_row_loss(logps.rejected_ratio_B, ~good_B, beta, kl, desirable, undesirable)
+    return (won_B + lost_B) / 2
 
 
 def apo_zero_loss(logps: PairLogps, beta: float) -> Tensor:

@@ -66,33 +66,40 @@ def document_texts(row: dict[str, Any]) -> list[str]:
     return [text for part in parts if part for text in contents(part, "user")]
 
 
-def read_documents(
-    files: Sequence[Path], loaded: Loaded, max_length: int, *, cut_prompt: bool = False
-) -> tuple[list[Encoded], Refused]:
-    """All rows as token ids, and what was refused (or, with `cut_prompt`, lost its prompt's beginning)."""
-    kept: list[Encoded] = []
-    refused = Refused()
+def documents(
+    files: Sequence[Path], loaded: Loaded, max_length: int, refused: Refused, *, cut_prompt: bool = False
+) -> Iterator[tuple[str, dict[str, Any], Encoded]]:
+    """Each usable row with its name and its token ids; the others (and with `cut_prompt` those cut) go to `refused`."""
     control = control_tokens(loaded.tokenizer)
     for path in files:
         for group in grouped(read_rows(path), GROUP):
-            texts = []
+            texts, rows = [], []
             for name, row in group:
                 reason = NOT_UNICODE if UNREADABLE in row else text_defect(document_texts(row), control)
                 if reason is None:
                     texts.append(document(name, row, loaded.tokenizer))
+                    rows.append(row)
                 else:
                     refused.add(reason, name)
-            for text, item in zip(texts, encode(texts, loaded.tokenizer, loaded.end_ids), strict=True):
+            for text, row, item in zip(texts, rows, encode(texts, loaded.tokenizer, loaded.end_ids), strict=True):
                 excess = len(item.prompt) + len(item.completion) - max_length
                 if cut_prompt and 0 < excess < len(item.prompt):
                     item = replace(item, prompt=shorter_prompt(item.prompt, excess, loaded.tokenizer.bos_token_id))
                     refused.add(CUT_PROMPT, text.name)
                 reason = defect(item, loaded, max_length)
                 if reason is None:
-                    kept.append(item)
+                    yield text.name, row, item
                 else:
                     refused.add(reason, text.name)
-    return kept, refused
+
+
+def read_documents(
+    files: Sequence[Path], loaded: Loaded, max_length: int, *, cut_prompt: bool = False
+) -> tuple[list[Encoded], Refused]:
+    """All usable rows as token ids, and what was refused."""
+    refused = Refused()
+    found = documents(files, loaded, max_length, refused, cut_prompt=cut_prompt)
+    return [item for _, _, item in found], refused
 
 
 def content_ids(documents: Sequence[Encoded]) -> list[str]:
@@ -155,12 +162,12 @@ def documents_of(
         UsageError: none is left.
     """
     files = data_files(sources, (".parquet", ".jsonl"))
-    documents, refused = read_documents(files, loaded, options.max_length, cut_prompt=options.cut_prompt)
+    found, refused = read_documents(files, loaded, options.max_length, cut_prompt=options.cut_prompt)
     refused.tell()
     refused.write(told)
-    if not documents:
+    if not found:
         raise UsageError(f"no rows left in {', '.join(sources)}; hint: {dict(refused.counts) or 'the files are empty'}")
-    return documents, refused
+    return found, refused
 
 
 def run(options: SftOptions) -> dict[str, Any]:
@@ -168,8 +175,8 @@ def run(options: SftOptions) -> dict[str, Any]:
     data_files(options.data, (".parquet", ".jsonl"))  # a wrong path is said before a model is read
     out = prepare_out(options)
     loaded = load(options, init=options.init, seed=options.seed)
-    documents, refused = documents_of(options, options.data, loaded, out / "refused.jsonl")
-    objective = SftObjective(documents, loaded, options)
+    found, refused = documents_of(options, options.data, loaded, out / "refused.jsonl")
+    objective = SftObjective(found, loaded, options)
     held = documents_of(options, options.eval_data, loaded, out / "refused-eval.jsonl")[0] if options.eval_data else []
     held_out = SftObjective(held, loaded, options) if held else None
     hashes = [content_hash(each) if each else None for each in (objective, held_out)]
@@ -177,7 +184,7 @@ def run(options: SftOptions) -> dict[str, Any]:
     before = finished(out, identity)
     if before is not None:
         return before
-    say(f"{len(documents)} rows, {sum(objective.lengths)} tokens, on {loaded.device} in {loaded.dtype}")
+    say(f"{len(found)} rows, {sum(objective.lengths)} tokens, on {loaded.device} in {loaded.dtype}")
     with joined(loaded.device) as ranks:
         optimizer = open_optimizer(loaded, options, ranks)
         result = train(Job(loaded, optimizer, objective, options, identity, ranks, held_out))

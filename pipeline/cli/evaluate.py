@@ -62,6 +62,9 @@ def rounds(
     n: Annotated[int, typer.Option(min=1, help="Held-out completions of each prompt.")] = 8,
     max_kl: Annotated[float, typer.Option(help="Stop beyond so many nats a sequence from the first model.")] = 10.0,
     max_growth: Annotated[float, typer.Option(help="Stop when answers are so many times as long as the first model's.")] = 2.0,
+    min_gain: Annotated[float, typer.Option(help="Stop unless the held-out gain is surely more than this; a share.")] = 0.0,
+    repeat: Annotated[int, typer.Option(min=1, help="Do it all so many times, with seeds and runs of their own.")] = 1,
+    figures: Annotated[Path | None, typer.Option(help="A folder for the figure, rounds.png.")] = None,
     settings: Set = None, root: Root = RUNS, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Sample, label, pair, train, evaluate, and again from the better policy, while it gets better."""
@@ -70,19 +73,26 @@ def rounds(
     from typing import get_args, get_type_hints
 
     from pipeline.config import QUICK_START
-    from pipeline.evaluating.rounds import Plan, Rounds, told
+    from pipeline.evaluating import rounds_told
+    from pipeline.evaluating.rounds import Plan, Rounds, repetition
 
     if not heldout:
         raise ConfigError("--heldout: is missing; hint: a prompt file that no round trains on")
     known = get_args(get_type_hints(Plan)["reference"])
     if reference not in known:
         raise ConfigError(f"--reference {reference}: hint: {' or '.join(known)}")
-    plan = Plan(n_rounds, heldout, shlex.split(trainer), fresh, reference, n, max_kl, max_growth)  # type: ignore[arg-type]
+    plan = Plan(n_rounds, heldout, shlex.split(trainer), fresh, reference, n, max_kl, max_growth, min_gain)  # type: ignore[arg-type]
+    file = config or QUICK_START
+    rows = []
     try:
-        done = Rounds(config or QUICK_START, settings or (), root, plan, say).run()
+        for k in range(repeat):
+            rows.append(Rounds(file, repetition(file, settings or (), k, n_rounds), root, plan, say).run())
     except KeyboardInterrupt:
         raise Interrupted("interrupted; the same command goes on from there") from None
-    print(json.dumps([asdict(each) for each in done]) if as_json else "\n".join(map(told, done)))
+    if figures:
+        rounds_told.draw(rows, figures / "rounds.png")
+        say(f"figure in {figures}")
+    print(json.dumps([[asdict(each) for each in row] for row in rows]) if as_json else rounds_told.table(rows))
 
 
 @commands.command()
@@ -126,6 +136,51 @@ def ablate(
     except KeyboardInterrupt:
         raise Interrupted("interrupted; the same command goes on from there") from None
     print(json.dumps([{**asdict(r), "wins": r.wins} for r in results]) if as_json else table(results))
+
+
+@commands.command()
+def frontier(
+    config: ConfigFile = None,
+    way: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FAMILY/SETTING=COMMAND OPTIONS", help="A way to train; once for each. None is the usual ones."),
+    ] = None,
+    heldout: Heldout = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Policies of each way.")] = 3,
+    trainer: Annotated[str, typer.Option(help="Options for every `python -m trainer` command.")] = "",
+    dpo: Annotated[str, typer.Option(help="The same for `dpo` alone.")] = "",
+    sft: Annotated[str, typer.Option(help="The same for `sft` alone.")] = "",
+    rl: Annotated[str, typer.Option(help="The same for `rl` alone.")] = "",
+    n_rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds of RL, each on its share of the prompts.")] = 2,
+    n: Annotated[int, typer.Option(min=1, help="Held-out completions of each prompt.")] = 4,
+    best_of: Annotated[int, typer.Option(min=1, help="The same of the reference, for best-of-n.")] = 16,
+    temperature: Annotated[list[float] | None, typer.Option(help="Of the second figure; once for each.")] = None,
+    figures: Annotated[Path | None, typer.Option(help="A folder for frontier.png and temperature.png.")] = None,
+    settings: Set = None, root: Root = RUNS, as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Compare ways to train on this data: reward against divergence, and against temperature, as figures."""
+    import shlex
+
+    from pipeline.config import QUICK_START, load
+    from pipeline.evaluating import frontier as both
+    from pipeline.evaluating.ways import DEFAULT, Way, Workshop
+
+    if not heldout:
+        raise ConfigError("--heldout: is missing; hint: a prompt file that nothing is trained on")
+    ways = [Way.parse(text) for text in way] if way else DEFAULT
+    file, laid = config or QUICK_START, settings or ()
+    options = {name: shlex.split(f"{trainer} {own}") for name, own in (("dpo", dpo), ("sft", sft), ("rl", rl))}
+    folder = root / f"{load(file, laid).name}-frontier"
+    temperatures = sorted({*(temperature or both.Frontier.temperatures), 1.0})
+    workshop = Workshop(file, laid, root, folder, options, n_rounds, say)
+    try:
+        found = both.Frontier(workshop, heldout, ways, range(seeds), n, best_of, temperatures).run()
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; the same command goes on from there") from None
+    if figures:
+        both.draw_both(found, figures)
+        say(f"figures in {figures}")
+    print(json.dumps(both.as_json(found)) if as_json else both.table(found))
 
 
 def _models(given: list[str]) -> dict[str, str]:

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from pipeline.errors import PipelineError
+
+GRACE_S = 10.0
+"""A command that is told to end has so long: its engine and its own processes take some seconds (own)."""
+# Linux ends it with us, however we end: a command that goes on alone would hold its folder, and the next try would find it busy.
+TIED = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
 
 
 def printed(*arguments: str) -> str:
@@ -13,12 +19,33 @@ def printed(*arguments: str) -> str:
 
     Raises:
         PipelineError: it failed, and has said why.
-        KeyboardInterrupt: it was interrupted.
+        KeyboardInterrupt: it was interrupted, or we were.
     """
-    done = subprocess.run([sys.executable, "-m", *arguments], stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode == 130:
+    command = [sys.executable, "-m", *arguments]
+    if sys.platform == "linux":
+        command = [sys.executable, "-S", "-c", TIED, *command]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            said = child.communicate()[0]
+        except KeyboardInterrupt:
+            _end(child)
+            raise
+    if child.returncode == 130:
         raise KeyboardInterrupt
-    if done.returncode:
-        said = f"`python -m {' '.join(arguments[:2])}` ended with {done.returncode}"
-        raise PipelineError(f"{said}; hint: it said why above, and the same command goes on from there")
-    return done.stdout
+    if child.returncode:
+        failed = f"`python -m {' '.join(arguments[:2])}` ended with {child.returncode}"
+        raise PipelineError(f"{failed}; hint: it said why above, and the same command goes on from there")
+    return said
+
+
+def sets(settings: Sequence[str]) -> list[str]:
+    """`--set` for each of the settings."""
+    return [part for setting in settings for part in ("--set", setting)]
+
+
+def _end(child: subprocess.Popen[str]) -> None:
+    child.terminate()
+    try:
+        child.wait(GRACE_S)
+    except subprocess.TimeoutExpired:
+        child.kill()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.evaluating.evaluate import ALL, Measured, Rate, log_ratios
+from pipeline.evaluating.figures import Curve, Spot, draw, exactly
 from pipeline.evaluating.measures import (
     Estimate,
     best_of,
@@ -133,75 +134,36 @@ def table(found: Sequence[Standing]) -> str:
 
 
 def draw_temperatures(found: Sequence[Standing], path: Path) -> None:
-    """Win rate (pass rate for the reference alone) against sampling temperature, as figure 2 of 2305.18290."""
-    canvas = _canvas()
-    axes = canvas.subplots()
+    """Pass rate (win rate where no labeler knows passing) against sampling temperature, as figure 2 of 2305.18290."""
+    curves = []
     for model in dict.fromkeys(row.model for row in found):
-        own = [row for row in found if row.model == model and (row.pass_rate or row.wins)]
-        values = [row.pass_rate or row.wins for row in own]
-        if known := [(row.temperature, v) for row, v in zip(own, values, strict=True) if v]:
-            _with_bars(axes, [t for t, _ in known], [v for _, v in known], model)
-    axes.set(xlabel="sampling temperature", ylabel="held-out pass rate, %", ylim=(0, 103))
-    axes.legend(frameon=False, fontsize=8)
-    canvas.savefig(path, dpi=130)
+        own = [(row.temperature, row.pass_rate or row.wins) for row in found if row.model == model]
+        if spots := [Spot(exactly(temperature), value) for temperature, value in own if value]:
+            curves.append(Curve(model, spots))
+    draw(curves, path, "sampling temperature", "held-out pass rate, %")
 
 
 def draw_frontier(found: Sequence[Standing], measured: Measured, reference: str, path: Path) -> None:
     """Expected reward against divergence at temperature 1, as figure 2 of 2305.18290, with best-of-n of the reference."""
-    canvas = _canvas()
-    axes = canvas.subplots()
-    for row in found:
-        if row.kl and row.pass_rate:
-            _with_bars(
-                axes,
-                [row.kl.value],
-                [row.pass_rate],
-                "",
-                xerr=[[row.kl.value - row.kl.low], [row.kl.high - row.kl.value]],
-            )
-            place = (row.kl.value, 100 * row.pass_rate.value)
-            axes.annotate(row.model, place, (5, 5), textcoords="offset points", fontsize=8)
-    if points := list(best_of_points(measured, reference)):
-        axes.plot(
-            [kl for _, kl, _ in points],
-            [100 * rate for _, _, rate in points],
-            color="#888888",
-            ls="--",
-            label="best of n",
-        )
-        for n, kl, rate in points:
-            axes.annotate(str(n), (kl, 100 * rate), (0, -11), textcoords="offset points", fontsize=7, color="#888888")
-        axes.legend(frameon=False, fontsize=8)
-    axes.set(xlabel="KL to the reference, nats a sequence", ylabel="held-out pass rate, %")
-    canvas.savefig(path, dpi=130)
+    curves = [Curve(row.model, [Spot(row.kl, row.pass_rate)]) for row in found if row.kl and row.pass_rate]
+    if best := [Spot(exactly(kl), rate, str(n)) for n, kl, rate in best_of_points(measured, reference)]:
+        curves.append(Curve(f"best of n of {reference}", best, reckoned=True))
+    draw(curves, path, "KL to the reference, nats a sequence", "held-out pass rate, %")
 
 
-def best_of_points(measured: Measured, reference: str) -> Iterator[tuple[int, float, float]]:
-    """(n, its divergence, its pass rate) of the best of n answers of the reference at temperature 1."""
-    answers = measured.answers.get((reference, 1.0), {})
+def best_of_points(
+    measured: Measured, reference: str, temperature: float = 1.0
+) -> Iterator[tuple[int, float, Estimate]]:
+    """(n, its divergence, its pass rate) of the best of n answers of the reference."""
+    answers = measured.answers.get((reference, temperature), {})
     passed = {
-        prompt: [type(a)(a.text, a.n_tokens, a.passed, float(bool(a.passed))) for a in group if a.passed is not None]
+        prompt: [replace(a, score=float(bool(a.passed))) for a in group if a.passed is not None]
         for prompt, group in answers.items()
     }
     most = min((len(group) for group in passed.values()), default=0)
     for n in (n for n in BEST_OF if n <= most):
         rate, kl = best_of(passed, n)
         yield n, kl, rate
-
-
-def _with_bars(axes: Any, places: Sequence[float], values: Sequence[Estimate], label: str, **more: Any) -> None:
-    centre = [100 * v.value for v in values]
-    errors = [[100 * (v.value - v.low) for v in values], [100 * (v.high - v.value) for v in values]]
-    axes.errorbar(places, centre, errors, label=label, marker="o", capsize=3, **more)
-
-
-def _canvas() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(6, 4), layout="constrained")
 
 
 def _percent(value: Estimate | None) -> str:

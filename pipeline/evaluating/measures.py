@@ -60,6 +60,9 @@ def interval(groups: Sequence[Floats], seed: int) -> tuple[float, float, float]:
     mean = float(mean_of_means(*groups))
     if all(np.ptp(group) == 0 for group in groups):
         return mean, mean, mean
+    groups = [
+        np.repeat(group, 2) if len(group) == 1 else group for group in groups
+    ]  # scipy refuses one that stands alone
     with warnings.catch_warnings():  # a group of equal values among others is no reason to warn
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         ends = stats.bootstrap(
@@ -137,7 +140,7 @@ def self_similarity(answers: Answers) -> float:
     return float(np.mean(means)) if means else math.nan
 
 
-def best_of(answers: Answers, n: int) -> tuple[float, float]:
+def best_of(answers: Answers, n: int, seed: int = 0) -> tuple[Estimate, float]:
     """The mean score of the best of `n` answers, and its divergence from the sampler in nats: log n - (n - 1) / n.
 
     Unbiased over all subsets of the answers (2107.03374's estimator for maxima); the divergence is an upper bound (2401.01879).
@@ -148,7 +151,7 @@ def best_of(answers: Answers, n: int) -> tuple[float, float]:
         if len(scores) >= n:
             ways = np.array([math.comb(place, n - 1) for place in range(len(scores))], dtype=float)
             found.append(float(scores @ ways / ways.sum()))
-    return (float(np.mean(found)) if found else math.nan), math.log(n) - (n - 1) / n
+    return estimate(found, seed), math.log(n) - (n - 1) / n
 
 
 def divergence(

@@ -15,7 +15,8 @@ from typing import Any, Literal
 from pipeline.config import Config, load
 from pipeline.engines.vllm import Vllm
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.evaluating.commands import printed
+from pipeline.evaluating.commands import printed, sets
+from pipeline.evaluating.rounds_told import Round, told
 from pipeline.storage.shards import read_json, write_json
 
 Say = Callable[[str], None]
@@ -53,30 +54,6 @@ class Plan:
             raise ConfigError(f"--rounds {self.rounds}: hint: 1 or more")
 
 
-@dataclass(frozen=True)
-class Round:
-    """What came of one round.
-
-    Args:
-        policy: the folder of the policy that it trained.
-        pairs: that it trained on.
-        rate, gain: the held-out pass rate, and its gain over the policy that sampled: (value, low, high).
-        kl: nats a sequence from the first model; `staleness`: from the policy that sampled its pairs.
-        growth: tokens of an answer over those of the first model's.
-        stop: why it was the last; empty while it goes on.
-    """
-
-    number: int
-    policy: str
-    pairs: int
-    rate: tuple[float, float, float]
-    gain: tuple[float, float, float]
-    kl: float
-    staleness: float
-    growth: float
-    stop: str = ""
-
-
 @dataclass
 class Rounds:
     """The rounds of one config, in `root`/<name>-rounds."""
@@ -106,6 +83,10 @@ class Rounds:
         assert isinstance(engine, Vllm)
         return engine.model
 
+    def seed_of(self, number: int) -> int:
+        """The seed of a round's sampling and training."""
+        return self.config.seed + number - 1
+
     def run(self) -> list[Round]:
         """All rounds, or as many as it takes to stop."""
         done: list[Round] = []
@@ -126,64 +107,61 @@ class Rounds:
         reference = sampler if self.plan.reference == "last" else self.first
         trained_from = [] if reference == sampler else [f"--reference-model={reference}"]
         printed(
-            "trainer",
-            "dpo",
-            "--data",
-            made["dataset"],
-            "--model",
-            sampler,
-            "--out",
-            str(policy),
-            *trained_from,
-            *self.plan.trainer,
+            *("trainer", "dpo", "--data", made["dataset"], "--model", sampler, "--out", str(policy)),
+            *(f"--seed={self.seed_of(number)}", *trained_from, *self.plan.trainer),
         )
         numbers = self._evaluate(number, sampler, str(policy))
-        found = _round_of(number, str(policy), int(made["pairs"]), numbers)
+        found = _round_of(number, str(policy), self.seed_of(number), int(made["pairs"]), numbers)
         return replace(found, stop=why_stop(found, self.plan))
 
     def _make(self, number: int, sampler: str) -> Mapping[str, Any]:
         """The round's dataset: an ordinary run whose config names its parent."""
         name = f"{self.config.name}-round-{number}"
         parent = f"{self.config.name}-round-{number - 1}" if number > 1 else self.config.parent
-        settings = [*self.settings, f"name={name}", f"seed={self.config.seed + number - 1}"]
+        settings = [*self.settings, f"name={name}", f"seed={self.seed_of(number)}"]
         settings += [f"sources.{n}.engine.model={sampler}" for n in self.sources]
         settings += [f"parent={parent}"] if parent else []
         settings += [f"prompts.part={number}/{self.plan.rounds}"] if self.plan.fresh else []
-        made = printed("pipeline", "run", str(self.config_file), *_sets(settings), "--root", str(self.root), "--json")
+        made = printed("pipeline", "run", str(self.config_file), *sets(settings), "--root", str(self.root), "--json")
         said: dict[str, Any] = json.loads(made)
         if not said["dataset"]:
             raise PipelineError(f"round {number}: made no pair; hint: python -m pipeline report {self.root / name}")
         return said
 
     def _evaluate(self, number: int, sampler: str, policy: str) -> Mapping[str, Any]:
-        """What the evaluation says of first model, sampler and policy; kept, since the policies do not change."""
+        """What the evaluation says of the policy, against the first model and against the one that sampled; kept, since the
+        policies do not change."""
         models = {"first": self.first, "sampler": sampler, "policy": policy}
         kept = self.folder / f"evaluation-{number}.json"
         if kept.is_file():
             known = read_json(kept)
             if known["models"] == models:
                 return known
-        shown = {"first": "round-0", "sampler": f"round-{number - 1}", "policy": f"round-{number}"}
-        given = {shown[role]: model for role, model in models.items()}
-        command = [
-            "pipeline",
-            "evaluate",
-            str(self.config_file),
-            *_sets(self.settings),
-            "--root",
-            str(self.root),
-            "--json",
-        ]
-        command += ["--heldout", self.plan.heldout, "--temperature", "1", "--n", str(self.plan.n)]
-        command += [part for name, model in given.items() for part in ("--model", f"{name}={model}")]
+        names = {"first": "round-0", "sampler": f"round-{number - 1}", "policy": f"round-{number}"}
         said = {
-            against: json.loads(printed(*command, "--reference", shown[against]))["standings"]
-            for against in ("first", "sampler")
-            if against == "first" or shown["sampler"] != shown["first"]
+            base: self._standings({names[role]: models[role] for role in (base, "policy")})
+            for base in ("first", "sampler")
+            if base == "first" or number > 1
         }
-        numbers = {"models": models, "names": shown, **said}
+        numbers = {"models": models, "names": names, **said}
         write_json(kept, numbers)
         return numbers
+
+    def _standings(self, models: Mapping[str, str]) -> list[dict[str, Any]]:
+        """The evaluation's rows; the first of the models is what the other is measured from."""
+        command = ["pipeline", "evaluate", str(self.config_file), *sets(self.settings), "--root", str(self.root)]
+        command += ["--json", "--heldout", self.plan.heldout, "--temperature", "1", "--n", str(self.plan.n)]
+        command += [part for name, model in models.items() for part in ("--model", f"{name}={model}")]
+        standings: list[dict[str, Any]] = json.loads(printed(*command))["standings"]
+        return standings
+
+
+def repetition(config_file: Path, settings: Sequence[str], k: int, rounds: int) -> list[str]:
+    """The settings of the k-th of several rows of rounds, from 0: a name and seeds of its own."""
+    if k == 0:
+        return [*settings]
+    config = load(config_file, settings)
+    return [*settings, f"name={config.name}-again-{k}", f"seed={config.seed + k * rounds}"]
 
 
 def why_stop(found: Round, plan: Plan) -> str:
@@ -198,35 +176,18 @@ def why_stop(found: Round, plan: Plan) -> str:
     return ""
 
 
-def told(found: Round) -> str:
-    """A round in a line."""
-    rate, gain = ([100 * x for x in values] for values in (found.rate, found.gain))
-    line = (
-        f"round {found.number}: {found.pairs} pairs, pass {rate[0]:.1f} % [{rate[1]:.1f}, {rate[2]:.1f}], "
-        f"gain {gain[0]:+.1f} [{gain[1]:+.1f}, {gain[2]:+.1f}] points, KL {found.kl:.2f} "
-        f"(from its sampler {found.staleness:.2f}), length x {found.growth:.2f}"
-    )
-    return f"{line}; stops: {found.stop}" if found.stop else line
-
-
-def _round_of(number: int, policy: str, pairs: int, numbers: Mapping[str, Any]) -> Round:
-    names = numbers["names"]
+def _round_of(number: int, policy: str, seed: int, pairs: int, numbers: Mapping[str, Any]) -> Round:
+    """A round from what the evaluation said, measured from the first model and from the policy that sampled."""
     from_first = {row["model"]: row for row in numbers["first"]}
-    own = from_first[names["policy"]]
-    from_sampler = (
-        own if "sampler" not in numbers else {row["model"]: row for row in numbers["sampler"]}[names["policy"]]
-    )
+    from_sampler = {row["model"]: row for row in numbers.get("sampler", numbers["first"])}
+    names = numbers["names"]
+    own, new = from_first[names["policy"]], from_sampler[names["policy"]]
     return Round(
-        number, policy, pairs,
-        rate=_three(own["pass_rate"]), gain=_three(from_sampler["gain"]),
-        kl=own["kl"]["value"], staleness=from_sampler["kl"]["value"],
-        growth=own["tokens"] / from_first[names["first"]]["tokens"],
+        number, policy, seed, pairs,
+        before=_three(from_sampler[names["sampler"]]["pass_rate"]), rate=_three(own["pass_rate"]), gain=_three(new["gain"]),
+        kl=own["kl"]["value"], staleness=new["kl"]["value"], growth=own["tokens"] / from_first[names["first"]]["tokens"],
     )  # fmt: skip
 
 
 def _three(value: Mapping[str, float]) -> tuple[float, float, float]:
     return value["value"], value["low"], value["high"]
-
-
-def _sets(settings: Sequence[str]) -> list[str]:
-    return [part for setting in settings for part in ("--set", setting)]

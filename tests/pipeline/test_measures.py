@@ -14,6 +14,7 @@ from pipeline.evaluating.measures import (
     controlled_win_rate,
     distinct,
     divergence,
+    interval,
     mean_score,
     self_similarity,
     win_rate,
@@ -78,7 +79,7 @@ def test_best_of_n_is_the_mean_over_all_subsets():
     for n in (1, 2, 3, 5):
         by_hand = np.mean([max(subset) for subset in itertools.combinations(scores, n)])
         found, kl = best_of({"p": said(*scores)}, n)
-        assert found == pytest.approx(by_hand)
+        assert found.value == pytest.approx(by_hand)
         assert kl == pytest.approx(math.log(n) - (n - 1) / n)
 
 
@@ -110,3 +111,9 @@ def test_without_samples_there_is_no_divergence():
     sequence, token = divergence({}, {})
     assert math.isnan(sequence.value)
     assert math.isnan(token.value)
+
+
+def test_a_family_of_one_prompt_adds_its_value_and_no_doubt():
+    mean, low, high = interval([np.array([0.0, 1.0, 1.0, 0.0]), np.array([0.5])], 0)
+    assert mean == 0.5
+    assert 0.25 <= low < 0.5 < high <= 0.75

@@ -96,7 +96,7 @@ class TrainOptions(ModelOptions):
         "auto",
     )
     compile: bool = option(
-        "torch.compile the decoder layers, once for all lengths: slow first steps; on a CPU in float32 slower than what is there "
+        "torch.compile the decoder layers, once for all lengths: slow first steps; on a CPU in float32 no faster than what is there "
         "without it (docs/training.md), on cuda not measured (published: 1.16x)",
         False,
     )

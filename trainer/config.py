@@ -96,8 +96,8 @@ class TrainOptions(ModelOptions):
         "auto",
     )
     compile: bool = option(
-        "torch.compile the decoder layers, once for all lengths: slow first steps; on a CPU in float32 no faster than what is there "
-        "without it (docs/training.md), on cuda not measured (published: 1.16x)",
+        "torch.compile the decoder layers, once for all lengths: slow first steps; on a CPU in float32 no faster than "
+        "what is there without it (docs/training.md), on cuda not measured (published: 1.16x)",
         False,
     )
     moments: Literal["float32", "bfloat16"] = option(

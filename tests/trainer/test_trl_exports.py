@@ -1,4 +1,4 @@
-"""TRL trains on what `export --as` writes, as it is."""
+"""TRL trains on the dataset folder, and on what `export --as` writes, as they are."""
 
 from __future__ import annotations
 
@@ -56,6 +56,16 @@ def causal() -> Any:
 def loss_of(trainer: Any) -> float:
     """The loss of the one step."""
     return float(trainer.train().training_loss)
+
+
+def test_dpo_trains_a_step_on_the_dataset_folder_itself(finished: Path, tmp_path: Path) -> None:
+    rows = datasets.load_dataset(str(finished / "dataset"), split="train")
+    trainer = trl.DPOTrainer(
+        causal(), args=options(trl.DPOConfig, tmp_path), train_dataset=rows,
+        processing_class=AutoTokenizer.from_pretrained(MODEL),
+    )  # fmt: skip
+    assert len(trainer.train_dataset) == len(rows) > 0
+    assert loss_of(trainer) == pytest.approx(0.6931, abs=1e-3)  # ln 2: the policy is still the reference
 
 
 def test_kto_trains_a_step_on_the_unpaired_export(exported: Callable[[str], Any], tmp_path: Path) -> None:

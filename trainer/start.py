@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from trainer.adapters import add_adapter
+from trainer.adapters import add_adapter, is_classifier
 from trainer.attention_choice import prepare
 from trainer.config import TrainOptions
 from trainer.errors import UsageError
@@ -50,6 +50,8 @@ def open_optimizer(loaded: Loaded, options: TrainOptions, ranks: Ranks) -> Maste
     if wants_sharding(loaded.model, options, ranks, loaded.device):
         if options.quantize != "none":
             raise UsageError("4-bit weights cannot be cut over ranks; hint: --quantize none, or --shard never")
+        if options.adapted and is_classifier(loaded.model):  # one rank adds the adapter into weights that it has whole
+            raise UsageError("a reward model's adapter needs whole weights on each rank; hint: --shard never")
         shard(loaded.model, ranks, loaded.device, loaded.dtype)
         say(f"weights and optimizer are cut over {ranks.size} ranks (FSDP2)")
     elif options.quantize == "none":

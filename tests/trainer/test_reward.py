@@ -12,10 +12,13 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from tests.trainer.conftest import pair_row, write_dataset  # noqa: E402
+from trainer import start  # noqa: E402
 from trainer.config import RewardModelOptions, RewardsOptions  # noqa: E402
 from trainer.data import data_files  # noqa: E402
+from trainer.errors import UsageError  # noqa: E402
 from trainer.model import load  # noqa: E402
 from trainer.pairs import Pair, read_pairs  # noqa: E402
+from trainer.ranks import Ranks  # noqa: E402
 from trainer.reward import RewardObjective, closing, held_out_accuracy, values, with_head  # noqa: E402
 from trainer.rewards import RewardModel  # noqa: E402
 
@@ -116,6 +119,13 @@ def test_adapters_are_added_into_the_saved_classifier_and_learn_too(
 def test_what_a_reward_models_adapter_cannot_be_is_refused(model: Path) -> None:
     with pytest.raises(ValueError, match="always added"):
         RewardModelOptions(data=("-",), model=str(model), out="-", lora_rank=4, merge=True)
+
+
+def test_a_reward_models_adapter_is_not_cut_over_ranks(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "wants_sharding", lambda *_: True)
+    options = RewardModelOptions(data=("-",), model=str(model), out="-", device="cpu", lora_rank=4)
+    with pytest.raises(UsageError, match="--shard never"):
+        start.open_optimizer(with_head(load(options), 0), options, Ranks())
 
 
 def test_our_engine_for_labelling_reads_the_same_values(trained: tuple[Path, dict[str, Any]]) -> None:

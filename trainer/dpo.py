@@ -18,7 +18,6 @@ from trainer.attention_choice import prepare
 from trainer.batches import shuffled, steps_by_count, steps_by_prompt
 from trainer.config import DpoOptions, LogpsOptions
 from trainer.data import data_files
-from trainer.errors import UsageError
 from trainer.identity import fingerprint
 from trainer.logps import logps_of
 from trainer.losses import PairLogps, pair_losses
@@ -42,6 +41,7 @@ from trainer.reference import (
 from trainer.runlog import say
 from trainer.sharding import Turns
 from trainer.start import finished, logps_path, open_optimizer, prepare_out
+from trainer.strangers import strangers_of
 from trainer.train import Job, Outcome, train
 from trainer.watchdog import Limit
 
@@ -141,20 +141,12 @@ def strangers(pairs: Sequence[Pair], max_length: int) -> list[Pair]:
     Raises:
         UsageError: a pair has no other prompt's completions that fit behind its prompt.
     """
-    found = []
-    for i, pair in enumerate(pairs):
-        others = (pairs[(i + k) % len(pairs)] for k in range(1, len(pairs)))
-        fitting = (
-            o for o in others if o.prompt != pair.prompt and len(pair.prompt) + o.width - len(o.prompt) <= max_length
-        )
-        other = next(fitting, None)
-        if other is None:
-            raise UsageError(
-                f"pair {pair.pair_id}: KTO needs the completions of another prompt that fit behind this one; "
-                "hint: more prompts, a longer --max-length, or another --loss"
-            )
-        found.append(Pair(f"{pair.pair_id}-{other.pair_id}", pair.prompt, other.chosen, other.rejected))
-    return found
+    names, prompts, sizes = zip(*((p.pair_id, p.prompt, p.width - len(p.prompt)) for p in pairs), strict=True)
+    others = (pairs[j] for j in strangers_of(names, prompts, sizes, max_length))
+    return [
+        Pair(f"{pair.pair_id}-{other.pair_id}", pair.prompt, other.chosen, other.rejected)
+        for pair, other in zip(pairs, others, strict=True)
+    ]
 
 
 def all_references(loaded: Loaded, found: PairSet, options: DpoOptions, ranks: Ranks) -> Logps:

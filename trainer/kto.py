@@ -31,6 +31,7 @@ from trainer.runlog import say
 from trainer.sft import content_ids, documents
 from trainer.sharding import Turns
 from trainer.start import finished, open_optimizer, prepare_out
+from trainer.strangers import strangers_of
 from trainer.train import Job, Outcome, train
 from trainer.watchdog import Limit
 
@@ -56,23 +57,12 @@ class Rated:
 
 
 def with_strangers(rows: Sequence[tuple[str, Encoded]], max_length: int) -> tuple[Pair, ...]:
-    """Each row beside the next completion, in the rows' order, of another prompt that fits behind its own.
-
-    Raises:
-        UsageError: there is none.
-    """
-    found = []
-    for i, (name, item) in enumerate(rows):
-        others = (rows[(i + k) % len(rows)][1] for k in range(1, len(rows)))
-        room = max_length - len(item.prompt)
-        other = next((o for o in others if o.prompt != item.prompt and len(o.completion) <= room), None)
-        if other is None:
-            raise UsageError(
-                f"row {name}: KTO needs a completion of another prompt that fits behind this one's; "
-                "hint: more prompts, or a longer --max-length"
-            )
-        found.append(Pair(name, item.prompt, item.completion, other.completion))
-    return tuple(found)
+    """Each row beside another prompt's completion."""
+    names, prompts, sizes = zip(*((name, item.prompt, len(item.completion)) for name, item in rows), strict=True)
+    others = (rows[j][1].completion for j in strangers_of(names, prompts, sizes, max_length))
+    return tuple(
+        Pair(name, item.prompt, item.completion, other) for (name, item), other in zip(rows, others, strict=True)
+    )
 
 
 def read_rated(sources: Sequence[str], loaded: Loaded, options: KtoOptions, told: str) -> Rated:

@@ -27,7 +27,8 @@ from pipeline.publishing.versions import folder_of
 from pipeline.storage.shards import read_json, replacing, write_json, write_parquet
 
 REFERENCE = "reference"
-DEFAULT = ("auto", "pass_vs_fail", "best_vs_worst", "best_vs_random", "mu_minus_2sigma", "neighbours")
+DEFAULT = ("auto", "best_vs_worst", "best_vs_random", "mu_minus_2sigma", "neighbours", "all_pairs")
+"""Where labelers know passing, `auto` is `pass_vs_fail`; elsewhere that rule makes no pair."""
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,8 @@ def draw(rows: Sequence[Sequence[Round]], path: Path) -> None:
         lengths.plot(places, [1.0, *(r.growth for r in row)], color=colour, marker="o", ms=4, lw=1.2)
     passes.set(xlabel="round", ylabel="held-out pass rate, %")
     apart.set(xlabel="round", ylabel="KL, nats a sequence", title="from the first model; dotted: from its sampler")
-    lengths.set(xlabel="round", ylabel="length, as a share of the first model's", ylim=(0, None))
+    longest = max(1.0, *(r.growth for row in rows for r in row))
+    lengths.set(xlabel="round", ylabel="length over the first model's", ylim=(0, 1.2 * longest))
     passes.legend(frameon=False, fontsize=8)
     for axes in (passes, apart, lengths):
         axes.set_xticks(range(1 + max(len(row) for row in rows)))

@@ -19,7 +19,7 @@ from tests.docs.blocks import ROOT, Block
 
 RECORDED = Path(__file__).parent / "recorded"
 VLLM = re.compile(r'engine = \{ use = "vllm", model = "(.+?)".*?\}')
-LONGEST_S = 120
+LONGEST_S = 240
 
 
 @dataclass(frozen=True)

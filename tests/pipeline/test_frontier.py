@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -113,10 +114,8 @@ def test_a_command_ends_with_the_process_that_started_it_however_that_ends(tmp_p
 def eventually(what):
     """The first true answer within 20 s."""
     for _ in range(400):
-        try:
+        with contextlib.suppress(OSError):
             if found := what():
                 return found
-        except OSError:
-            pass
         time.sleep(0.05)
     raise AssertionError("it did not come to be")

@@ -52,15 +52,15 @@ def draw(curves: Sequence[Curve], path: Path, across: str, up: str, title: str =
     canvas = canvas_of(7, 4.6)
     axes = canvas.subplots()
     colours = iter(COLOURS * (1 + len(curves) // len(COLOURS)))
-    for curve in curves:
-        lay(axes, curve, GREY if curve.reckoned else next(colours))
+    for number, curve in enumerate(curves):
+        lay(axes, curve, GREY if curve.reckoned else next(colours), above=number % 2 == 1)
     axes.set(xlabel=across, ylabel=up, title=title)
     axes.legend(frameon=False, fontsize=8)
     save(canvas, path)
 
 
-def lay(axes: Any, curve: Curve, colour: str) -> None:
-    """Puts a curve onto axes: bars for its intervals, small dots for what its spots are means of."""
+def lay(axes: Any, curve: Curve, colour: str, *, above: bool = False) -> None:
+    """Puts a curve onto axes: bars for its intervals, small dots for what its spots are means of, notes below or `above`."""
     if curve.single:
         axes.scatter(*zip(*((x, 100 * y) for x, y in curve.single), strict=True), s=9, color=colour, alpha=0.35, lw=0)
     x, y = [spot.x for spot in curve.spots], [spot.y for spot in curve.spots]
@@ -70,7 +70,8 @@ def lay(axes: Any, curve: Curve, colour: str) -> None:
     )  # fmt: skip
     for spot in curve.spots:
         place = (spot.x.value, 100 * spot.y.value)
-        axes.annotate(spot.note, place, (4, -10), textcoords="offset points", fontsize=7, color=colour)
+        beside = {"xytext": (-4, 4), "ha": "right"} if above else {"xytext": (4, -9), "ha": "left"}
+        axes.annotate(spot.note, place, textcoords="offset points", fontsize=7, color=colour, **beside)
 
 
 def canvas_of(width: float, height: float) -> Any:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.e2e.conftest import ROOT, command, run_cli
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 SMALL = (
     "prompts.limit=10", "prompts.shard_size=10", "sources.0.n=4", "sources.0.max_tokens=64",

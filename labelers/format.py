@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from labelers import own_rules, rlvr_if  # noqa: F401  (they enter their checks)
-from labelers.constraints import UnreadableConstraints, constraints_of, split
+from labelers.constraints import Constraint, UnreadableConstraints, constraints_of, split
 from labelers.ifeval import CHECKS, BadConstraint, bind, run_check
 from labelers.options import near
 from labelers.protocol import Context
@@ -91,20 +91,23 @@ class Format:
                 bind(identifier, arguments)
 
     def score(self, batch: Sequence[Candidate], ctx: Context) -> Sequence[Score | Abstain]:
-        return [self._judge(candidate) for candidate in batch]
+        own = [split(constraint) for constraint in self.constraints]
+        read: dict[
+            int, list[Constraint] | Abstain
+        ] = {}  # by the prompt object: its completions come one after the other
+        return [self._judge(candidate, own, read) for candidate in batch]
 
-    def _judge(self, candidate: Candidate) -> Score | Abstain:
+    def _judge(
+        self, candidate: Candidate, own: list[Constraint], read: dict[int, list[Constraint] | Abstain]
+    ) -> Score | Abstain:
         text = candidate.completion.text
         if len(text) > self.max_chars:
             return Abstain("not_applicable", f"{len(text)} characters, more than max_chars={self.max_chars}")
-        try:
-            constraints = [split(c) for c in self.constraints] or constraints_of(candidate.prompt)
-        except UnreadableConstraints as error:
-            return Abstain("unparsable", f"the constraints: {error}")
-        if not constraints:
-            return Abstain(
-                "not_applicable", "no constraints, neither in the options nor in the prompt's target or metadata"
-            )
+        constraints = own or read.get(id(candidate.prompt))
+        if constraints is None:
+            constraints = read[id(candidate.prompt)] = _constraints_of(candidate.prompt)
+        if isinstance(constraints, Abstain):
+            return constraints
         return self._summed([(identifier, self._check(identifier, text, a)) for identifier, a in constraints])
 
     def _summed(self, outcomes: list[tuple[str, bool | Abstain]]) -> Score | Abstain:
@@ -140,6 +143,16 @@ class Format:
         except TimeoutError:
             return Abstain("timeout", f"{identifier} took over {self.regex_timeout_s:g} s")
         return Abstain("not_applicable", f"{identifier} cannot be told for this text") if kept is None else kept
+
+
+def _constraints_of(prompt: Prompt) -> list[Constraint] | Abstain:
+    """A prompt's own constraints; why there are none."""
+    try:
+        found = constraints_of(prompt)
+    except UnreadableConstraints as error:
+        return Abstain("unparsable", f"the constraints: {error}")
+    none = "no constraints, neither in the options nor in the prompt's target or metadata"
+    return found or Abstain("not_applicable", none)
 
 
 def _matches(identifier: str, text: str, arguments: Mapping[str, Any], timeout_s: float) -> bool:

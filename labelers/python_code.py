@@ -35,6 +35,8 @@ _TOKEN = re.compile(r"\w+|[^\w\s]")
 _F_STRING = re.compile(r"\b[rR]?[fF][rR]?['\"]")
 _SUSPICIOUS = re.compile(r"\b(?:for|finally|def|lambda)\b|=")
 _FEW = 15
+_SIGNS = ("=", "for", "def", "lambda")
+"""What the pattern above finds, and more often: counting them takes a tenth of its time."""
 _RETURN = opcode.opmap["RETURN_VALUE"]
 _CONSTANTS = {number for name, number in opcode.opmap.items() if name.startswith(("LOAD_CONST", "LOAD_SMALL_INT"))}
 _EFFECTS = (ast.Call, ast.Await, ast.Yield, ast.YieldFrom, ast.NamedExpr)
@@ -67,7 +69,9 @@ def does_something(source: str, after: tuple[int, int] = (1, 0)) -> bool:
 
 def _is_harmless(source: str) -> bool:
     """Whether the compiler may be given the source before its tree was looked at."""
-    return len(_SUSPICIOUS.findall(source)) <= _FEW and "finally" not in source and source.count("{") <= MAX_FIELDS
+    if "finally" in source or source.count("{") > MAX_FIELDS:
+        return False
+    return sum(map(source.count, _SIGNS)) <= _FEW or len(_SUSPICIOUS.findall(source)) <= _FEW
 
 
 def _returns_a_value(code: types.CodeType) -> bool:

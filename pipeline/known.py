@@ -54,6 +54,7 @@ class Known:
 
     def __init__(self) -> None:
         self._database = database()
+        self._any_stored = False
         self._database.execute(
             "CREATE TABLE prompt (id TEXT PRIMARY KEY, shard INTEGER, state INTEGER NOT NULL, metadata BLOB) WITHOUT ROWID"
         )
@@ -65,6 +66,7 @@ class Known:
 
     def lie_in(self, shard: int, prompts: Iterable[tuple[str, str]]) -> None:
         """These, each an id and its metadata as text, are in a shard already. Of one in several the last counts."""
+        self._any_stored = True
         rows = ((prompt_id, shard, State.STORED, digest(metadata)) for prompt_id, metadata in prompts)
         self._database.executemany(
             "INSERT INTO prompt VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET shard = excluded.shard, "
@@ -87,7 +89,9 @@ class Known:
         self._database.execute("UPDATE prompt SET state = ? WHERE id = ?", (State.BARRED, prompt_id))
 
     def stored(self, prompt_id: str) -> bytes | None:
-        """The digest of the metadata that it has in a shard; None where it is in none."""
+        """The digest of the metadata that it has in a shard of an earlier run; None where it is in none."""
+        if not self._any_stored:
+            return None
         found = self._database.execute("SELECT metadata FROM prompt WHERE id = ?", (prompt_id,)).fetchone()
         return found[0] if found else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from collections import Counter
@@ -259,18 +260,22 @@ def _column(row: Row, name: str, meant: str) -> Any:
 
 def _metadata(row: Row, settings: Prompts) -> dict[str, Any]:
     fields = settings.fields
-    used = {
-        fields.prompt,
-        fields.system,
-        *((fields.target,) if isinstance(fields.target, str) else fields.target or ()),
-    }
-    names = fields.metadata if fields.metadata is not None else tuple(n for n in row.values if n not in used)
+    names = fields.metadata if fields.metadata is not None else _unused(fields, tuple(row.values))
     values = {name: row.values[name] for name in names if name in row.values and _is_json(row.values[name])}
     family = row.values.get(fields.family, settings.family)
     return {**values, "family": str(family)} if family is not None else values
 
 
+@functools.lru_cache(maxsize=16)
+def _unused(fields: Fields, columns: tuple[str, ...]) -> tuple[str, ...]:
+    """The columns that no field is read from."""
+    target = (fields.target,) if isinstance(fields.target, str) else fields.target or ()
+    return tuple(name for name in columns if name not in {fields.prompt, fields.system, *target})
+
+
 def _is_json(value: Any) -> bool:
+    if value is None or isinstance(value, str | int):
+        return True
     try:
         _finite(value)
     except (TypeError, ValueError):
@@ -293,15 +298,13 @@ def _places(folder: Path, shards: Sequence[Path], size: int) -> Iterator[tuple[P
 
 
 def _write(shard: Path, prompts: list[Prompt], known: Known) -> Path:
-    rows = [
-        {
-            "prompt_id": p.id,
-            "messages": [{"role": m.role, "content": m.content} for m in p.messages],
-            "metadata": _stored(p.metadata),
-            "target": None if p.target is None else _stored(p.target),
-        }
-        for p in prompts
-    ]
-    write_shard(shard, pa.Table.from_pylist(rows, PROMPTS))
-    known.written_to(int(shard.stem), ((p.id, _stored(p.metadata)) for p in prompts))
+    ids, metadata = [p.id for p in prompts], [_stored(p.metadata) for p in prompts]
+    columns = {
+        "prompt_id": ids,
+        "messages": [[{"role": m.role, "content": m.content} for m in p.messages] for p in prompts],
+        "metadata": metadata,
+        "target": [None if p.target is None else _stored(p.target) for p in prompts],
+    }
+    write_shard(shard, pa.table([pa.array(columns[field.name], field.type) for field in PROMPTS], PROMPTS))
+    known.written_to(int(shard.stem), zip(ids, metadata, strict=True))
     return shard

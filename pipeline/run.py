@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -17,6 +18,7 @@ from pipeline.auditing.evidence import Places, remember_places
 from pipeline.auditing.memory import audit_key, recall
 from pipeline.carry import carry
 from pipeline.config import Config
+from pipeline.cycles import seldom_searched
 from pipeline.errors import BudgetSpent, Damaged, PipelineError
 from pipeline.executors import Executor
 from pipeline.executors.ahead import ahead
@@ -90,7 +92,8 @@ def build(
     moved: set[Path] = set()
     while True:
         try:
-            return _build(config, folder, executor or executor_of(config), checked, strict)
+            with seldom_searched():
+                return _build(config, folder, executor or executor_of(config), checked, strict)
         except Damaged as damage:
             if damage.path in moved or not damage.path.is_relative_to(folder):
                 raise  # twice: the disk is at fault, and no rerun mends that
@@ -170,7 +173,7 @@ def executor_of(config: Config) -> Callable[[], Executor]:
     """What starts the config's executor."""
     match config.executor:
         case "local":
-            return lambda: LocalExecutor(_workers(config))
+            return partial(_local, config)
         case "ray":
             from pipeline.executors.ray import RayExecutor
 
@@ -179,9 +182,11 @@ def executor_of(config: Config) -> Callable[[], Executor]:
             assert_never(config.executor)
 
 
-def _workers(config: Config) -> int | None:
+def _local(config: Config) -> LocalExecutor:
     """Every core where completions are only read from files; else the executor leaves one to the engine."""
-    return os.cpu_count() if all(source.engine.use == "replay" for source in config.sources) else None
+    if all(source.engine.use == "replay" for source in config.sources):
+        return LocalExecutor(os.cpu_count(), engine_slots=2)  # one is read while the next one waits for its turn
+    return LocalExecutor()
 
 
 def describe_failures(failed: dict[Path, BaseException]) -> str:

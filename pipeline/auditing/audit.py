@@ -15,6 +15,7 @@ from pipeline.auditing.drawn import Drawn
 from pipeline.auditing.evidence import Evidence, Places, read_evidence, read_published, recall_places
 from pipeline.auditing.facts import Facts
 from pipeline.auditing.limits import Finding, State, worst
+from pipeline.auditing.lookers import looked_at
 from pipeline.auditing.memory import AUDIT, audit_key
 from pipeline.auditing.overlap import repeated, text_of
 from pipeline.auditing.planting import Planter
@@ -23,6 +24,7 @@ from pipeline.config import Config, stored_config
 from pipeline.judges import warnings
 from pipeline.label import Label
 from pipeline.plan import Plan, make_plan
+from pipeline.prompts import prompts_of
 from pipeline.storage.shards import write_json
 
 BY_DESIGN = {"length": ("length",), "source": ("weak_vs_strong",), "place": (), "temperature": ()}
@@ -56,14 +58,16 @@ class Reading:
     prompts: dict[str, str] = field(default_factory=dict)
     n_pairs: int = 0
 
-    def shard(self, evidence: Evidence, signs: Mapping[str, float] | None, *, keep_prompts: bool) -> None:
+    def shard(
+        self, evidence: Evidence, signs: Mapping[str, float] | None, is_spotless: bool | None, *, keep_prompts: bool
+    ) -> None:
         """Takes one shard's evidence."""
-        prompts = self.tally.shard(evidence, signs)
+        self.tally.shard(evidence, signs, is_spotless=is_spotless)
         self.facts.shard(evidence)
         self.planter.shard(evidence)
         self.n_pairs += evidence.pairs.num_rows
         if keep_prompts:
-            self.prompts.update({prompt.id: text_of(prompt.messages) for prompt in prompts.values()})
+            self.prompts.update({p.id: text_of(p.messages) for p in prompts_of(evidence.prompts).values()})
 
 
 def audit(config: Config, plan: Plan, places: Places, ask: Asked, *, published: bool = True) -> Audited:
@@ -80,9 +84,9 @@ def audit(config: Config, plan: Plan, places: Places, ask: Asked, *, published: 
     signs = {entry.label: -1.0 if entry.weight < 0 else 1.0 for entry in config.labelers}
     residual = config.pairs.length == "residualise"
     reading = Reading(Planter(max(settings.canaries, settings.costly_canaries)), Tally(compares=published))
-    stages = labelling(plan)
-    for evidence in read_evidence(places):
-        reading.shard(evidence, None if residual else signs, keep_prompts=bool(settings.heldout))
+    stages, compared = labelling(plan), None if residual else signs
+    for evidence, is_spotless in zip(read_evidence(places), looked_at(places, compared), strict=True):
+        reading.shard(evidence, compared, is_spotless, keep_prompts=bool(settings.heldout))
     for rows in read_published(places.run) if published else ():
         reading.tally.published(rows)
     planted = list(canaries(ask(reading.planter.planted()), stages, settings, signs))

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from labelers.types import Prompt, content_id
 from pipeline.auditing.evidence import Evidence
 from pipeline.auditing.limits import Finding
-from pipeline.auditing.spotless import is_id_of, spotless
+from pipeline.auditing.spotless import is_id_of, is_id_of_prompt, spotless
 from pipeline.prompts import prompts_of
 from pipeline.storage.spool import Table
 
@@ -81,25 +81,31 @@ class Tally:
     digests: Table = field(default_factory=Table)
     compares: bool = True
 
-    def shard(self, evidence: Evidence, signs: Mapping[str, float] | None) -> Mapping[str, Prompt]:
-        """Counts a shard's rows; gives its prompts."""
-        prompts = prompts_of(evidence.prompts)
-        for prompt in prompts.values():
-            identity = content_id([[m.role, m.content] for m in prompt.messages], prompt.target)
-            self.note("ids", prompt.id, None if identity == prompt.id else "the prompt's id is of another content")
+    def shard(self, evidence: Evidence, signs: Mapping[str, float] | None, *, is_spotless: bool | None = None) -> None:
+        """Counts a shard's rows.
+
+        Args:
+            is_spotless: what `spotless` says of it, where somebody has looked already.
+        """
         for row in evidence.comparisons.to_pylist():
             self.note("both orders", row["comparison_id"], one_order(row))
-        if spotless(evidence, signs):
+        if spotless(evidence, signs) if is_spotless is None else is_spotless:
             self.seen.update(dict.fromkeys([*PAIR_CHECKS, "ids"], evidence.pairs.num_rows))
-            self.seen["ids"] += evidence.pairs.num_rows
+            self.seen["ids"] += evidence.pairs.num_rows + evidence.prompts.num_rows
         else:
-            truth = truth_of(evidence, prompts, signs)
-            for pair in evidence.pairs.to_pylist():
-                for check, look in PAIR_CHECKS.items():
-                    self.note(check, pair["pair_id"], look(pair, truth))
-                self.seen["ids"] += 1
+            self._by_row(evidence, signs)
         self._once(evidence.pairs)
-        return prompts
+
+    def _by_row(self, evidence: Evidence, signs: Mapping[str, float] | None) -> None:
+        """Looks at each prompt and each pair by itself."""
+        prompts = prompts_of(evidence.prompts)
+        for prompt in prompts.values():
+            self.note("ids", prompt.id, None if is_id_of_prompt(prompt) else "the prompt's id is of another content")
+        truth = truth_of(evidence, prompts, signs)
+        for pair in evidence.pairs.to_pylist():
+            for check, look in PAIR_CHECKS.items():
+                self.note(check, pair["pair_id"], look(pair, truth))
+            self.seen["ids"] += 1
 
     def _once(self, pairs: pa.Table) -> None:
         """Each pair is there once."""

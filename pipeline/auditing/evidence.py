@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigError, Damaged
-from pipeline.known import Active
-from pipeline.plan import Plan
 from pipeline.schema import COMPARISONS, COMPLETIONS, LABELS, PAIR_SHARD, PROMPTS
 from pipeline.storage.folders import followed
 from pipeline.storage.shards import NEXT, read_json, read_receipt, write_json
 from pipeline.storage.stores import readable
+
+if TYPE_CHECKING:  # what plans a run is no concern of who reads one
+    from pipeline.known import Active
+    from pipeline.plan import Plan
 
 STEPS = "steps.json"
 """The file in a run's folder that says which folders its newest build used, and which shards."""
@@ -115,19 +117,21 @@ def recall_places(run: Path) -> Places:
 
 def read_evidence(places: Places) -> Iterator[Evidence]:
     """Each shard of the build, one after the other, without what was made of prompts that it left out. Raises: Damaged."""
-    for shard in places.shards:
-        prompts = read_columns(
-            [places.run / "prompts" / shard], ["prompt_id", "messages", "target", "metadata"], PROMPTS
-        )
-        completions = read_columns(places.paths("completions", shard), [*COMPLETION_COLUMNS, "error"], COMPLETIONS)
-        tables = [
-            prompts,
-            completions.filter(pc.is_null(completions["error"])),
-            read_columns(places.paths("labels", shard), LABEL_COLUMNS, LABELS),
-            read_columns(places.paths("comparisons", shard), COMPARISON_COLUMNS, COMPARISONS),
-            read_columns(places.paths("pairs", shard), PAIR_COLUMNS, PAIR_SHARD),
-        ]
-        yield Evidence(*(places.kept(shard, table) for table in tables))
+    return (evidence_of(places, shard) for shard in places.shards)
+
+
+def evidence_of(places: Places, shard: str) -> Evidence:
+    """One shard's rows. Raises: Damaged."""
+    prompts = read_columns([places.run / "prompts" / shard], ["prompt_id", "messages", "target", "metadata"], PROMPTS)
+    completions = read_columns(places.paths("completions", shard), [*COMPLETION_COLUMNS, "error"], COMPLETIONS)
+    tables = [
+        prompts,
+        completions.filter(pc.is_null(completions["error"])),
+        read_columns(places.paths("labels", shard), LABEL_COLUMNS, LABELS),
+        read_columns(places.paths("comparisons", shard), COMPARISON_COLUMNS, COMPARISONS),
+        read_columns(places.paths("pairs", shard), PAIR_COLUMNS, PAIR_SHARD),
+    ]
+    return Evidence(*(places.kept(shard, table) for table in tables))
 
 
 def read_published(run: Path) -> Iterator[pa.Table]:

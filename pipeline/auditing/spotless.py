@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from labelers.types import content_id
+from labelers.types import Prompt, content_id
 from pipeline.auditing.evidence import Evidence
+from pipeline.prompts import prompts_of
 
 SIDES = ("chosen", "rejected")
 MOST_REPEATS = 64
@@ -22,7 +23,7 @@ MOST_REPEATS = 64
 
 
 def spotless(evidence: Evidence, signs: Mapping[str, float] | None) -> bool:
-    """Whether every pair of the shard passes every check of a pair.
+    """Whether every pair of the shard passes every check of a pair, and every prompt has its id.
 
     Args:
         signs: as in defects.Truth.
@@ -42,6 +43,7 @@ def spotless(evidence: Evidence, signs: Mapping[str, float] | None) -> bool:
         and _has_its_labels(pairs, labels[0], labels[1], signs)
         and _margin_is_right(pairs)
         and _all(pc.equal(chosen["finish_reason"], "stop"))
+        and all(is_id_of_prompt(prompt) for prompt in prompts_of(evidence.prompts).values())
     )
 
 
@@ -88,6 +90,11 @@ def _ids_are_of_their_content(pairs: pa.Table, chosen: pa.Table, rejected: pa.Ta
         if not all(is_id_of(own, *parts) for own, *parts in zip(*columns, strict=True)):
             return False
     return True
+
+
+def is_id_of_prompt(prompt: Prompt) -> bool:
+    """Whether a prompt's id is of its messages and target."""
+    return prompt.id == content_id([[m.role, m.content] for m in prompt.messages], prompt.target)
 
 
 def is_id_of(completion_id: str, *parts: Any) -> bool:

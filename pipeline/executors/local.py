@@ -15,6 +15,7 @@ from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, Thre
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 
+from pipeline.cycles import SELDOM
 from pipeline.engines import Engine, EngineSpec, Progress
 from pipeline.executors import WorkerDied
 from pipeline.storage.shards import Receipt
@@ -27,20 +28,16 @@ AT_ONCE = {"replay": 1}
 slower (8 take 1.2 times as long as 1), and a run that is killed loses what each of them had begun."""
 
 
-GC_OBJECTS = 50_000
-"""New objects after which a worker looks for cycles among them (Python's own: 700)."""
-
-
 class LocalExecutor:
     """Work on this machine's cores and its one engine."""
 
-    def __init__(self, workers: int | None = None) -> None:
+    def __init__(self, workers: int | None = None, engine_slots: int = ENGINE_SLOTS) -> None:
         workers = max(1, workers or (os.cpu_count() or 2) - 1)
         self.slots = 2 * workers
-        self.engine_slots = ENGINE_SLOTS
+        self.engine_slots = engine_slots
         self._threads = ThreadPoolExecutor(self.engine_slots, thread_name_prefix="engine-shard")
         self._workers = workers
-        self._pool = self._new_pool()
+        self._pool = worker_pool(self._workers)
         self._flying: set[Future[Receipt]] = set()
         self._lock = threading.Lock()
         self._spec: EngineSpec | None = None
@@ -106,29 +103,31 @@ class LocalExecutor:
             engine, self._engine, self._spec = self._engine, None, None
             engine.close()
 
-    def _new_pool(self) -> ProcessPoolExecutor:
-        # Spawned: a fork would copy an engine's threads and locks and this run's file lock, and a fork server outlives a killed
-        # run (it waits for the workers, and they for it; tests/e2e/test_kill.py).
-        pool = ProcessPoolExecutor(self._workers, multiprocessing.get_context("spawn"), _begin_worker, (os.getpid(),))
-        with _deaf():
-            pool.submit(os.getpid)  # its start and its imports fall into the time in which an engine loads
-        return pool
-
     def _submit_to_pool(self, work: Work) -> Future[Receipt]:
         answer: Future[Receipt] = Future()
         answer.set_running_or_notify_cancel()  # work in a process cannot be taken back: who cancels waits for it
-        with _deaf():
+        with deaf():
             try:
                 inner = self._pool.submit(perform_in_worker, work)
             except BrokenProcessPool:
-                self._pool = self._new_pool()
+                self._pool = worker_pool(self._workers)
                 inner = self._pool.submit(perform_in_worker, work)
         inner.add_done_callback(lambda done: _pass_on(done, answer))
         return answer
 
 
+def worker_pool(workers: int) -> ProcessPoolExecutor:
+    """Processes that end with this one, however it ends, and leave a terminal's Ctrl-C to it."""
+    # Spawned: a fork would copy an engine's threads and locks and this run's file lock, and a fork server outlives a killed
+    # run (it waits for the workers, and they for it; tests/e2e/test_kill.py).
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker, (os.getpid(),))
+    with deaf():
+        pool.submit(os.getpid)  # its start and its imports fall into the time in which an engine loads
+    return pool
+
+
 @contextmanager
-def _deaf() -> Iterator[None]:
+def deaf() -> Iterator[None]:
     """Processes that are started meanwhile never hear a terminal's Ctrl-C, not even while they start: the parent decides."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -162,9 +161,7 @@ def _opened(stage: Stage) -> Transform:
 
 def _begin_worker(parent: int) -> None:
     _die_with_parent(parent)
-    # A shard makes a hundred thousand objects and drops them together; looking through them at every 700th takes a tenth of the
-    # time (docs/log.md).
-    gc.set_threshold(GC_OBJECTS, 20, 50)
+    gc.set_threshold(*SELDOM)
 
 
 def _die_with_parent(parent: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,13 +26,14 @@ from pipeline.publishing.lineage import event, lineage, made_by
 from pipeline.schema import PAIR_SHARD, PAIRS, SAMPLER_LOGPS
 from pipeline.storage.folders import appearing, files_in, move, point, pointed, remove
 from pipeline.storage.shards import (
+    ROW_GROUP,
     Counts,
     Receipt,
     file_sha256,
+    parquet_writer,
     read_json,
     read_receipt,
     read_shard,
-    write_parquet,
     write_twice,
 )
 
@@ -257,23 +258,53 @@ def _active_tables(
 
 
 def _write_tables(folder: Path, tables: Iterator[pa.Table]) -> int:
-    """Writes both configs of the dataset in files of a like number of rows; memory holds one file at most."""
+    """Writes both configs of the dataset in files of a like number of rows; memory holds a shard and a row group at most."""
     files = {"data": PAIRS, "sampler_logps": SAMPLER_LOGPS}
     for name in files:
         (folder / name).mkdir(parents=True)
-    pending: list[pa.Table] = []
     n_files = total = 0
-    for table in itertools.chain(tables, [None]):
-        pending += [table] if table is not None else []
-        n_rows = sum(t.num_rows for t in pending)
-        if n_rows >= ROWS_PER_FILE or (table is None and n_rows):
-            whole = pa.concat_tables(pending)
-            for name, schema in files.items():
-                write_parquet(folder / name / f"part-{n_files:05d}", whole.select(schema.names).cast(schema))
-            pending, n_files, total = [], n_files + 1, total + n_rows
+    for n_files, parts in enumerate(_in_files(tables), 1):
+        with ExitStack() as stack:
+            writers = {
+                name: stack.enter_context(parquet_writer(folder / name / f"part-{n_files - 1:05d}", schema))
+                for name, schema in files.items()
+            }
+            for part in parts:
+                total += part.num_rows
+                for name, schema in files.items():
+                    writers[name].write_table(part.select(schema.names).cast(schema), row_group_size=ROW_GROUP)
     for name in files:
         for number in range(n_files):
             (folder / name / f"part-{number:05d}").rename(
                 folder / name / f"train-{number:05d}-of-{n_files:05d}.parquet"
             )
     return total
+
+
+def _in_files(tables: Iterator[pa.Table]) -> Iterator[Iterator[pa.Table]]:
+    """The rows of each file, in parts of whole row groups; a file ends with the shard that fills it."""
+    shards = (table for table in tables if table.num_rows)
+    for first in shards:
+        yield _in_row_groups(_until_full(first, shards))
+
+
+def _until_full(first: pa.Table, more: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    n_rows = 0
+    for table in itertools.chain([first], more):
+        yield table
+        n_rows += table.num_rows
+        if n_rows >= ROWS_PER_FILE:
+            return
+
+
+def _in_row_groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows, in tables of a multiple of a row group's; the last has what is left."""
+    held: list[pa.Table] = []
+    for table in tables:
+        whole = pa.concat_tables([*held, table])
+        n_whole = whole.num_rows // ROW_GROUP * ROW_GROUP
+        if n_whole:
+            yield whole.slice(0, n_whole)
+        held = [whole.slice(n_whole)]
+    if held and held[0].num_rows:
+        yield held[0]

@@ -141,12 +141,21 @@ def write_shard(
     return receipt
 
 
+ROW_GROUP = 1000
+"""Rows in a row group: what a reader that wants a few rows has to read."""
+
+
 def write_parquet(path: Path, table: pa.Table) -> None:
-    """Writes `table` as this project writes every Parquet file: zstd, page checksums, page index, statistics."""
-    pq.write_table(
-        table, path, compression="zstd", use_dictionary=False,
-        write_page_checksum=True, write_page_index=True, row_group_size=1000,
-    )  # fmt: skip
+    """Writes `table` as this project writes every Parquet file."""
+    with parquet_writer(path, table.schema) as writer:
+        writer.write_table(table, row_group_size=ROW_GROUP)
+
+
+def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """A writer of Parquet as this project writes it: zstd, page checksums, page index, statistics."""
+    return pq.ParquetWriter(
+        path, schema, compression="zstd", use_dictionary=False, write_page_checksum=True, write_page_index=True
+    )
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

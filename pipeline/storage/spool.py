@@ -10,7 +10,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable
 
-CACHE_KIB = 16 * 1024
+CACHE_KIB = 2 * 1024
 """What stays in memory; the rest is the operating system's to cache."""
 
 

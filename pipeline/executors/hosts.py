@@ -11,10 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline.engines import Engine, EngineSpec, Progress
+from pipeline.engines.kept import perform_on
 from pipeline.errors import EnvironmentLacks
 from pipeline.executors.local import perform_in_worker
 from pipeline.storage.shards import Receipt, receipt_path
-from pipeline.work import Work, perform
+from pipeline.work import Work
 
 
 class EngineHost:
@@ -31,8 +32,7 @@ class EngineHost:
     def perform(self, work: Work, shared_within_s: float) -> Receipt:
         """Does the work, with the engine that the first work loads: why it does not load then reaches the run."""
         require_inputs(work, shared_within_s)
-        with work.stage.open(self._borrow()) as transform:
-            return perform(work, transform)
+        return perform_on(self._borrow(), work)
 
     def progress(self) -> tuple[str, Progress]:
         """What the engine has finished, and which life of this actor says so: a new one counts from zero."""

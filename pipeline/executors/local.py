@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 
 from pipeline.cycles import SELDOM
 from pipeline.engines import Engine, EngineSpec, Progress
+from pipeline.engines.kept import perform_on
 from pipeline.executors import WorkerDied
 from pipeline.storage.shards import Receipt
 from pipeline.work import Stage, Transform, Work, perform
@@ -85,8 +86,8 @@ class LocalExecutor:
         if self._warming is not None:
             self._warming.result()  # an engine that did not start is not tried again
         engine, turns = self._borrow(spec)
-        with turns, work.stage.open(engine) as transform:
-            return perform(work, transform)
+        with turns:
+            return perform_on(engine, work)
 
     def _borrow(self, spec: EngineSpec) -> tuple[Engine, threading.Semaphore]:
         """The running engine of `spec`, and whose turn it is. The runner sends work for another only when this one is idle."""

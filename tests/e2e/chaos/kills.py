@@ -31,8 +31,8 @@ class Verdict:
         differences: files that were not the undisturbed run's.
         doubled: rows that were there twice.
         remade: finished shards that a later life made again.
-        most_lost: the most shards' worth of requests that a kill cost: answered, and not in a finished shard.
-        mean_lost: the same, on average over the kills.
+        most_lost: the most shards' worth of requests that a life answered although an earlier one had.
+        mean_lost: the same, over the kills.
         looks, files, torn: what the watcher saw.
     """
 
@@ -70,6 +70,7 @@ class Fire:
         self._draw = random.Random(f"{stage} {seed}")
         self.verdict = Verdict(stage)
         self._lasts = self._lost = 0.0
+        self._answered: set[str] = set()
 
     def run(self, kills: int) -> Verdict:
         """Rounds of the stage until it has been killed `kills` times; the last round is done in peace."""
@@ -98,6 +99,7 @@ class Fire:
 
     def _round(self, kills: int) -> None:
         self._reset()
+        self._answered = set()
         while True:
             before = receipts(self._folder)
             life, there = self._life()
@@ -134,11 +136,11 @@ class Fire:
         """Takes in what the last life made again, and what it made for nothing."""
         after = receipts(self._folder)
         self.verdict.remade += [name for name, mark in before.items() if after.get(name) != mark]
-        answered = len(self._requests.read_bytes().splitlines()) if self._requests.exists() else 0
-        shards = sum(name.startswith("completions-") for name in after.keys() - before.keys())
-        lost = answered / self._golden.shard_size - shards
-        self._lost += lost
-        self.verdict.most_lost = max(self.verdict.most_lost, lost)
+        answered = self._requests.read_text().split() if self._requests.exists() else []
+        again = len(self._answered.intersection(answered)) / self._golden.shard_size
+        self._answered.update(answered)
+        self._lost += again
+        self.verdict.most_lost = max(self.verdict.most_lost, again)
 
     def _kill(self, life: Life) -> bool:
         """Whether the run was still there to be killed."""

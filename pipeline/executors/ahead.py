@@ -10,8 +10,8 @@ from pipeline.executors import Executor
 from pipeline.executors.local import LocalExecutor
 from pipeline.plan import Plan
 
-SLOW_TO_START = ("vllm",)
-"""Kinds of engine that take long enough to start: seconds to minutes."""
+SLOW_TO_START = ("vllm", "replay")
+"""Kinds of engine that may take long to start: seconds to minutes. Replay sorts all completions first, on another core."""
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from labelers.types import content_id
 from pipeline.auditing.evidence import folders_of
@@ -263,22 +265,26 @@ def _write_tables(folder: Path, tables: Iterator[pa.Table]) -> int:
     for name in files:
         (folder / name).mkdir(parents=True)
     n_files = total = 0
-    for n_files, parts in enumerate(_in_files(tables), 1):
-        with ExitStack() as stack:
-            writers = {
-                name: stack.enter_context(parquet_writer(folder / name / f"part-{n_files - 1:05d}", schema))
-                for name, schema in files.items()
-            }
-            for part in parts:
-                total += part.num_rows
-                for name, schema in files.items():
-                    writers[name].write_table(part.select(schema.names).cast(schema), row_group_size=ROW_GROUP)
+    with ThreadPoolExecutor(len(files)) as pool:  # Arrow compresses both at a time
+        for n_files, parts in enumerate(_in_files(tables), 1):
+            with ExitStack() as stack:
+                writers = [
+                    stack.enter_context(parquet_writer(folder / name / f"part-{n_files - 1:05d}", schema))
+                    for name, schema in files.items()
+                ]
+                for part in parts:
+                    total += part.num_rows
+                    list(pool.map(partial(_append, part), writers))
     for name in files:
         for number in range(n_files):
             (folder / name / f"part-{number:05d}").rename(
                 folder / name / f"train-{number:05d}-of-{n_files:05d}.parquet"
             )
     return total
+
+
+def _append(rows: pa.Table, writer: pq.ParquetWriter) -> None:
+    writer.write_table(rows.select(writer.schema.names).cast(writer.schema), row_group_size=ROW_GROUP)
 
 
 def _in_files(tables: Iterator[pa.Table]) -> Iterator[Iterator[pa.Table]]:

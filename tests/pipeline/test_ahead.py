@@ -78,7 +78,7 @@ def test_what_has_sampled_before_may_have_nothing_to_do_and_is_not_started(tmp_p
 
 
 def test_what_is_started_at_once_is_not_started_ahead(tmp_path):
-    assert sure_to_be_needed(plan(Slow(use="replay"), tmp_path)) is None
+    assert sure_to_be_needed(plan(Slow(use="http"), tmp_path)) is None
 
 
 def test_prompts_that_cannot_be_read_do_not_leave_an_executor_behind(tmp_path):

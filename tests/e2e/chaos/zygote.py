@@ -116,7 +116,7 @@ def main() -> None:
 
 
 def _live(asked: dict[str, Any]) -> None:
-    from pipeline.cli.main import main as cli
+    from pipeline.cli.main import main as command
 
     os.setsid()
     log = os.open(asked["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -126,7 +126,7 @@ def _live(asked: dict[str, Any]) -> None:
     note_requests(asked["requests"])
     code = 0
     try:
-        cli.main()
+        command()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except BaseException:

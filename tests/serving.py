@@ -26,7 +26,9 @@ class ChatServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, answer: Callable[[Body, int], Answer] | None = None, model: str = "served", port: int = 0) -> None:
+    def __init__(
+        self, answer: Callable[[Body, int], Answer] | None = None, model: str = "served", port: int = 0
+    ) -> None:
         super().__init__(("127.0.0.1", port), Handler)
         self.answer = answer or (lambda body, tries: completion(body))
         self.model = model

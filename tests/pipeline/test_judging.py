@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -140,12 +139,6 @@ def test_the_plan_on_the_command_line_forecasts_the_judges_questions(replayed: A
     assert done.returncode == 0, done.stderr
     assert "judge asks its model 32 questions, " in done.stdout
     assert "the budget does not last" in done.stdout
-
-
-@pytest.mark.parametrize("block", re.findall(r"```toml\n(.*?)```", (ROOT / "docs/judging.md").read_text(), re.DOTALL))
-def test_the_settings_on_the_page_are_settings(replayed: Any, block: str) -> None:
-    config = replayed(labeler=f'use = "compiles"\n{block}')
-    assert len(config.labelers) + bool(config.budget.tokens) > 1
 
 
 @pytest.mark.parametrize("votes", [0, 2])

@@ -90,10 +90,10 @@ def started(schedule: Schedule) -> multiprocessing.Process:
     return process
 
 
-def wait_for(what, seconds: float = 30.0) -> None:
+def wait_for(what, seconds: float = 30.0, log: Path | None = None) -> None:
     end = time.monotonic() + seconds
     while not what():
-        assert time.monotonic() < end, "it never came"
+        assert time.monotonic() < end, f"it never came; {log.read_text()[-3000:] if log else ''}"
         time.sleep(0.05)
 
 
@@ -204,10 +204,11 @@ def test_a_schedule_that_is_killed_and_restarted_makes_exactly_the_versions_it_s
     manifests = growing.run / "versions"
     for n, kill in ((2, signal.SIGKILL), (4, signal.SIGKILL), (6, signal.SIGTERM)):
         growing.config(range(n))
-        process = subprocess.Popen(
-            command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        wait_for(lambda n=n: (manifests / f"{n // 2:04d}.json").exists())
+        with (tmp_path / "log").open("a") as log:
+            process = subprocess.Popen(
+                command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=log
+            )
+        wait_for(lambda n=n: (manifests / f"{n // 2:04d}.json").exists(), 90, tmp_path / "log")
         wait_for(lambda: (growing.run / "schedule.json").exists())
         process.send_signal(kill)
         process.communicate(timeout=30)

@@ -7,11 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from pipeline.errors import PipelineError
+from pipeline.tied import tied
 
 GRACE_S = 10.0
 """A command that is told to end has so long: its engine and its own processes take some seconds (own)."""
-# Linux ends it with us, however we end: a command that goes on alone would hold its folder, and the next try would find it busy.
-TIED = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
 
 
 def printed(*arguments: str) -> str:
@@ -21,9 +20,7 @@ def printed(*arguments: str) -> str:
         PipelineError: it failed, and has said why.
         KeyboardInterrupt: it was interrupted, or we were.
     """
-    command = [sys.executable, "-m", *arguments]
-    if sys.platform == "linux":
-        command = [sys.executable, "-S", "-c", TIED, *command]
+    command = tied([sys.executable, "-m", *arguments])
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         try:
             said = child.communicate()[0]

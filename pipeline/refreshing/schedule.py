@@ -21,6 +21,7 @@ from pipeline.errors import Busy, ConfigError, Damaged
 from pipeline.storage.lease import lease
 from pipeline.storage.shards import read_json, write_json
 from pipeline.storage.stores import is_store
+from pipeline.tied import tied
 
 LOCK = ".schedule.lock"
 STATE = "schedule.json"
@@ -145,7 +146,7 @@ class Schedule:
 
     Args:
         run: the run's folder; the state and the loop's own lock lie there.
-        command: a refresh, as a process: its memory and its engine end with it.
+        command: a refresh, as a process: its memory and its engine end with it, and it ends with the schedule.
         told: is given the exit code of each refresh that came to its end, and what it printed.
         busy_s: while another run holds the folder: seconds until the next try.
         grace_s: seconds that a refresh has to end in, once this process was asked to.
@@ -210,7 +211,7 @@ class Schedule:
         self.told(*ended)
 
     def _perform(self) -> tuple[int, str]:
-        process = subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        process = subprocess.Popen(tied(self.command), stdout=subprocess.PIPE, text=True, start_new_session=True)
         try:
             said, _ = process.communicate()
         except Stopped:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import kubernetes_validate
+import psutil
 import pytest
 import yaml
 
@@ -189,6 +190,18 @@ def test_a_refresh_that_does_not_listen_is_killed(tmp_path):
         os.kill(int(noted.read_text().split()[1]), 0)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's signal at a parent's death")
+def test_a_refresh_ends_with_a_schedule_that_is_killed(tmp_path):
+    noted = tmp_path / "noted"
+    more = "import os; f.write(f'{os.getpid()}\\n'); f.flush(); time.sleep(60)"
+    process = started(Schedule(tmp_path, Every(3600), noting(noted, more)))
+    wait_for(lambda: lines(noted) == 2)
+    process.kill()
+    ended(process)
+    refresh = int(noted.read_text().split()[1])
+    wait_for(lambda: not psutil.pid_exists(refresh) or psutil.Process(refresh).status() == psutil.STATUS_ZOMBIE)
+
+
 def test_two_schedules_of_one_run_exclude_each_other(tmp_path):
     process = started(Schedule(tmp_path, Every(3600), noting(tmp_path / "noted")))
     wait_for(lambda: lines(tmp_path / "noted") == 1)
@@ -208,7 +221,7 @@ def test_a_schedule_that_is_killed_and_restarted_makes_exactly_the_versions_it_s
             process = subprocess.Popen(
                 command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=log
             )
-        wait_for(lambda n=n: (manifests / f"{n // 2:04d}.json").exists(), 90, tmp_path / "log")
+        wait_for(lambda n=n: (manifests / f"{n // 2:04d}.json").exists(), 60, tmp_path / "log")
         wait_for(lambda: (growing.run / "schedule.json").exists())
         process.send_signal(kill)
         process.communicate(timeout=30)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from labelers.printable import printable
-from pipeline.errors import AuditFailed, ConfigError, PipelineError
-from pipeline.observing.logs import is_json, log
-from pipeline.redact import redacted
+from pipeline import leaving
+from pipeline.errors import AuditFailed, ConfigError, Interrupted, PipelineError
+from pipeline.observing.logs import say
 from pipeline.storage.stores import place_of, require_reachable
 
 if TYPE_CHECKING:
     from pipeline.auditing.audit import Audited
+    from pipeline.config import Config
+    from pipeline.prompts import Imported
     from pipeline.run import Finished
 
 ConfigFile = Annotated[
@@ -43,15 +44,6 @@ RUNS = Path("runs")
 JSON_LOGS = "--json-logs"
 
 
-def say(message: str, event: str = "note") -> None:
-    """Talk, to stderr: a line of text, or with --json-logs of JSON. A message may quote a completion, or a server's error."""
-    message = redacted(message)
-    if is_json():
-        log(event, message)
-    else:
-        print(printable(message), file=sys.stderr, flush=True)
-
-
 def flags_first(arguments: Sequence[str]) -> list[str]:
     """The command line with --json-logs before the command, wherever it was written."""
     found = [word for word in arguments if word == JSON_LOGS]
@@ -74,9 +66,36 @@ def measured(name: str, file: Path | None, port: int | None) -> Iterator[None]:
         yield
 
 
-def on_executor(executor: str | None) -> list[str]:
-    """`--executor` as a setting."""
-    return [f"executor={executor}"] if executor else []
+class Commands(TyperGroup):
+    """The commands. Whichever Ctrl-C ends says that the same command goes on."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Raises Interrupted where the command was interrupted; click itself would say `Aborted!`."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted(leaving.SAID) from None
+
+
+def load_warned(config: Path | None, settings: Sequence[str] | None, executor: str | None, limit: int | None) -> Config:
+    """The config of a run; what is doubtful about its judges is said."""
+    from pipeline import judges
+    from pipeline.config import load
+
+    loaded = load(config, [*(settings or ()), *([f"executor={executor}"] if executor else ())], limit)
+    for warning in judges.warnings(loaded):
+        say(f"warning: {warning}")
+    return loaded
+
+
+def tell_imported(imported: Imported) -> None:
+    """Says which prompts were left out."""
+    for row in imported.bad:
+        say(f"skipped {row}")
+    if imported.duplicates:
+        say(f"dropped {imported.duplicates} repeated prompts")
+    if imported.contaminated:
+        say(f"dropped {imported.contaminated} prompts that an evaluation set holds too")
 
 
 def require_run(run: Path) -> None:

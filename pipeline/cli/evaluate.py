@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.console import RUNS, AsJson, ConfigFile, Root, Set, say
-from pipeline.errors import ConfigError, Interrupted
+from pipeline.cli.console import RUNS, AsJson, ConfigFile, Root, Set
+from pipeline.errors import ConfigError
+from pipeline.observing.logs import say
 
 commands = typer.Typer()
 
@@ -83,12 +84,8 @@ def rounds(
         raise ConfigError(f"--reference {reference}: hint: {' or '.join(known)}")
     plan = Plan(n_rounds, heldout, shlex.split(trainer), fresh, reference, n, max_kl, max_growth, min_gain)  # type: ignore[arg-type]
     file = config or QUICK_START
-    rows = []
-    try:
-        for k in range(repeat):
-            rows.append(Rounds(file, repetition(file, settings or (), k, n_rounds), root, plan, say).run())
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted; the same command goes on from there") from None
+    settings = settings or []
+    rows = [Rounds(file, repetition(file, settings, k, n_rounds), root, plan, say).run() for k in range(repeat)]
     if figures:
         rounds_told.draw(rows, figures / "rounds.png")
         say(f"figure in {figures}")
@@ -131,10 +128,7 @@ def ablate(
         n,
         say,
     )
-    try:
-        results = asked.run()
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted; the same command goes on from there") from None
+    results = asked.run()
     print(json.dumps([{**asdict(r), "wins": r.wins} for r in results]) if as_json else table(results))
 
 
@@ -162,7 +156,7 @@ def frontier(
     import shlex
 
     from pipeline.config import QUICK_START, load
-    from pipeline.evaluating import frontier as both
+    from pipeline.evaluating import frontier as frontiers
     from pipeline.evaluating.ways import DEFAULT, Way, Workshop
 
     if not heldout:
@@ -171,16 +165,13 @@ def frontier(
     file, laid = config or QUICK_START, settings or ()
     options = {name: shlex.split(f"{trainer} {own}") for name, own in (("dpo", dpo), ("sft", sft), ("rl", rl))}
     folder = root / f"{load(file, laid).name}-frontier"
-    temperatures = sorted({*(temperature or both.Frontier.temperatures), 1.0})
+    temperatures = sorted({*(temperature or frontiers.Frontier.temperatures), 1.0})
     workshop = Workshop(file, laid, root, folder, options, n_rounds, say)
-    try:
-        found = both.Frontier(workshop, heldout, ways, range(seeds), n, best_of, temperatures).run()
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted; the same command goes on from there") from None
+    found = frontiers.Frontier(workshop, heldout, ways, range(seeds), n, best_of, temperatures).run()
     if figures:
-        both.draw_both(found, figures)
+        frontiers.draw_both(found, figures)
         say(f"figures in {figures}")
-    print(json.dumps(both.as_json(found)) if as_json else both.table(found))
+    print(json.dumps(frontiers.as_json(found)) if as_json else frontiers.table(found))
 
 
 def _models(given: list[str]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from pipeline.cli.console import (
     JSON_LOGS,
     RUNS,
     AsJson,
+    Commands,
     ConfigFile,
     Executor,
     Limit,
@@ -27,19 +28,20 @@ from pipeline.cli.console import (
     Run,
     Set,
     flags_first,
+    load_warned,
     measured,
-    on_executor,
     refuse_failures,
     require_run,
-    say,
+    tell_imported,
 )
-from pipeline.errors import BelowGate, ConfigError, EnvironmentLacks, Interrupted, PipelineError
+from pipeline.errors import BelowGate, ConfigError, EnvironmentLacks, PipelineError
 from pipeline.observing import logs
+from pipeline.observing.logs import say
 from pipeline.storage.stores import place_of
 from pipeline.storage.storing import STORAGE, refused
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    cls=Commands, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Sample with vLLM, label by machine, pair, and store as Parquet.",
 )  # fmt: skip
 
@@ -66,32 +68,21 @@ def run(
 ) -> None:  # fmt: skip
     """Make a dataset. What is finished already is left as it is."""
     from pipeline import judges
-    from pipeline.config import load
-    from pipeline.observing import funnel as report
+    from pipeline.observing import funnel
     from pipeline.run import run as run_whole
     from pipeline.spending import ledger
 
-    loaded = load(config, [*(settings or ()), *on_executor(executor)], limit)
+    loaded = load_warned(config, settings, executor, limit)
     say(f"run {loaded.name}: {len(loaded.sources)} sources, {len(loaded.labelers)} labelers, in {root / loaded.name}")
-    for warning in judges.warnings(loaded):
-        say(f"warning: {warning}")
-    try:
-        with measured(loaded.name, metrics_file, metrics_port):
-            finished = run_whole(loaded, root)
-    except KeyboardInterrupt:
-        raise Interrupted(leaving.SAID) from None
-    for row in finished.imported.bad:
-        say(f"skipped {row}")
-    if finished.imported.duplicates:
-        say(f"dropped {finished.imported.duplicates} repeated prompts")
-    if finished.imported.contaminated:
-        say(f"dropped {finished.imported.contaminated} prompts that an evaluation set holds too")
+    with measured(loaded.name, metrics_file, metrics_port):
+        finished = run_whole(loaded, root)
+    tell_imported(finished.imported)
     for spent in ledger.told(root / loaded.name, loaded.budget):
         say(spent)
     if as_json:
-        print(json.dumps({**report.as_json(finished), "warnings": judges.warnings(loaded)}))
+        print(json.dumps({**funnel.as_json(finished), "warnings": judges.warnings(loaded)}))
     else:
-        print(report.closing(finished, loaded))
+        print(funnel.closing(finished, loaded))
     refuse_failures(finished, enforced=loaded.audit.enforce)
     if finished.rows < loaded.dataset.min_pairs:
         raise BelowGate(

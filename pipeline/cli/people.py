@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.console import AsJson, Run, require_run, say
+from pipeline.cli.console import AsJson, Run, require_run
 from pipeline.errors import ConfigError
+from pipeline.observing.logs import say
 from pipeline.storage.stores import is_store
 
 commands = typer.Typer()

@@ -20,13 +20,14 @@ from pipeline.cli.console import (
     Root,
     Run,
     Set,
+    load_warned,
     measured,
-    on_executor,
     refuse_failures,
     require_run,
-    say,
+    tell_imported,
 )
-from pipeline.errors import ConfigError, Interrupted
+from pipeline.errors import ConfigError
+from pipeline.observing.logs import say
 
 if TYPE_CHECKING:
     from pipeline.refreshing.telling import Telling
@@ -43,26 +44,16 @@ def refresh(
     executor: Executor = None, metrics_file: MetricsFile = None, metrics_port: MetricsPort = None,
 ) -> None:  # fmt: skip
     """Bring a dataset up to date: run, compare with the version before, publish. Nothing new, no new version."""
-    from pipeline import judges
-    from pipeline.config import load
-    from pipeline.refreshing.refresh import as_json as for_scripts
-    from pipeline.refreshing.refresh import closing, require_version
-    from pipeline.refreshing.refresh import refresh as refresh_whole
+    from pipeline.refreshing import refresh as refreshing
 
-    loaded = load(config, [*(settings or ()), *on_executor(executor)], limit)
+    loaded = load_warned(config, settings, executor, limit)
     say(f"refresh {loaded.name}, in {root / loaded.name}")
-    for warning in judges.warnings(loaded):
-        say(f"warning: {warning}")
-    try:
-        with measured(loaded.name, metrics_file, metrics_port):
-            refreshed = refresh_whole(loaded, root, tidy=collect)
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted; what is finished is kept, and the same command goes on from there") from None
-    for row in refreshed.finished.imported.bad:
-        say(f"skipped {row}")
-    print(json.dumps(for_scripts(refreshed)) if as_json else closing(refreshed))
+    with measured(loaded.name, metrics_file, metrics_port):
+        refreshed = refreshing.refresh(loaded, root, tidy=collect)
+    tell_imported(refreshed.finished.imported)
+    print(json.dumps(refreshing.as_json(refreshed)) if as_json else refreshing.closing(refreshed))
     refuse_failures(refreshed.finished, enforced=loaded.audit.enforce)
-    require_version(refreshed, loaded)
+    refreshing.require_version(refreshed, loaded)
 
 
 @commands.command()

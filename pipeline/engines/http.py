@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.cli.console import say
 from pipeline.engines import EngineInfo, Generation, Progress, Request, Sampled, Usage, finish_reason, valid_text
 from pipeline.engines.breaker import Breaker
 from pipeline.engines.http_failures import LIVES, Failure, failure_of, first_line, request_id, require_own
 from pipeline.errors import ConfigError, EngineFailed
+from pipeline.observing.logs import say
 
 if TYPE_CHECKING:
     from tenacity import Retrying

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from pipeline.cli.console import say
 from pipeline.engines import EngineSpec, Progress
 from pipeline.errors import EnvironmentLacks
 from pipeline.executors import WorkerDied
 from pipeline.executors.hosts import EngineHost, perform_on_machine
 from pipeline.executors.local import ENGINE_SLOTS
 from pipeline.executors.machines import Machines, Resources, engine_gpus, resources
+from pipeline.observing.logs import say
 from pipeline.storage.shards import Receipt
 from pipeline.work import Work
 

@@ -1,4 +1,4 @@
-"""Talk as lines of JSON on stderr (`--json-logs`): time, level, event, message and what belongs to the event."""
+"""Talk on stderr: lines of text, or with `--json-logs` of JSON: time, level, event, message and what belongs to the event."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from labelers.printable import printable
+from pipeline.redact import redacted
 
 VARIABLE = "PIPELINE_LOGS"
 """The environment variable that says `json`: so that the processes that this one starts talk alike."""
@@ -22,6 +23,15 @@ def turn_on() -> None:
 def is_json() -> bool:
     """Whether talk is JSON."""
     return os.environ.get(VARIABLE) == "json"
+
+
+def say(message: str, event: str = "note") -> None:
+    """One message, to be read by people or, with --json-logs, by machines. It may quote a completion, or a server's error."""
+    message = redacted(message)
+    if is_json():
+        log(event, message)
+    else:
+        print(printable(message), file=sys.stderr, flush=True)
 
 
 def log(event: str, message: str, **fields: Any) -> None:

@@ -16,8 +16,8 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 from prometheus_client import CollectorRegistry, Counter, Gauge, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
-from pipeline.cli.console import say
 from pipeline.errors import ConfigError, EnvironmentLacks
+from pipeline.observing.logs import say
 
 TIMEOUT_S = 10.0
 HEALTH = "/health"

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli.console import say
 from pipeline.errors import Damaged
+from pipeline.observing.logs import say
 from pipeline.publishing.history import now
 from pipeline.storage.folders import move
 from pipeline.storage.shards import (

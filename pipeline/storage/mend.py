@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli.console import say
 from pipeline.errors import Damaged
+from pipeline.observing.logs import say
 from pipeline.publishing.history import HISTORY
 from pipeline.publishing.versions import folder_of, manifests, rewrite
 from pipeline.storage.damage import Checked, quarantine

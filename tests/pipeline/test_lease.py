@@ -16,7 +16,6 @@ import pytest
 
 from pipeline.errors import Busy, EnvironmentLacks
 from pipeline.run import locked
-from pipeline.storage import lease as leases
 from pipeline.storage.folders import remove
 from pipeline.storage.lease import Lease, Times, lease
 from pipeline.storage.stores import StorePath, place_of
@@ -37,7 +36,7 @@ def place():
 @pytest.fixture
 def elsewhere(monkeypatch):
     """From now on, what is held is held by another machine."""
-    return lambda: monkeypatch.setattr(leases, "_machine", lambda: "another")
+    return lambda: monkeypatch.setattr("pipeline.storage.lease._machine", lambda: "another")
 
 
 def test_who_comes_second_is_told_who_holds_it(place):

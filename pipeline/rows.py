@@ -10,11 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.compression import compr
-from fsspec.utils import infer_compression
 
 from labelers.types import ROLES, Message
 from pipeline.errors import BadPrompts
@@ -84,6 +81,10 @@ def chat(value: Any) -> tuple[Message, ...]:
 
 
 def _open(path: str, compression: str | None = "infer") -> Any:
+    import fsspec  # here: most commands read no rows, and it takes a tenth of their start
+    from fsspec.compression import compr
+    from fsspec.utils import infer_compression
+
     if path.partition("://")[0] not in CREDENTIALS:
         return fsspec.open(path, "rb", compression=compression)
     kind = infer_compression(path) if compression == "infer" else compression

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from labelers.types import content_id
@@ -58,10 +59,11 @@ def _of_pairs(index: Index, n: int) -> Iterator[Item]:
     pairs, signs = index.pairs, _signs(index)
     contrary = np.any([s < 0 for s in signs.values()], axis=0) if signs else np.zeros(pairs.num_rows, dtype=bool)
     ranks = np.where(contrary, CONTRADICTED, 1 - _shares(numbers(pairs["margin"])))
-    ties = np.asarray(pc.rank(pairs["pair_id"], tiebreaker="dense"))  # ids are hashes: a draw, and the same each time
-    places = np.lexsort((ties, -ranks))[:n]
+    # Equal ranks by id: ids are hashes, hence a draw, and the same each time. The first n alone are sorted.
+    ranked = pairs.select(["pair_id"]).append_column("rank", pa.array(ranks))
+    places = pc.select_k_unstable(ranked, min(n, len(ranks)), [("rank", "descending"), ("pair_id", "ascending")])
     rows = pairs.select(["prompt_id", "chosen_id", "rejected_id", "margin"]).take(places).to_pylist()
-    for place, row in zip(places, rows, strict=True):
+    for place, row in zip(places.to_pylist(), rows, strict=True):
         said = {name: int(s[place]) for name, s in signs.items() if np.isfinite(s[place])}
         yield _item(row, float(ranks[place]), said)
 

@@ -22,7 +22,7 @@ from pipeline.cycles import seldom_searched
 from pipeline.errors import BudgetSpent, Damaged, PipelineError
 from pipeline.executors import Executor
 from pipeline.executors.ahead import ahead
-from pipeline.executors.local import LocalExecutor
+from pipeline.executors.local import AT_ONCE, LocalExecutor
 from pipeline.isolation import require_isolation
 from pipeline.observing.funnel import Family, count, summarize
 from pipeline.observing.progress import Watching
@@ -185,7 +185,7 @@ def executor_of(config: Config) -> Callable[[], Executor]:
 def _local(config: Config) -> LocalExecutor:
     """Every core where completions are only read from files; else the executor leaves one to the engine."""
     if all(source.engine.use == "replay" for source in config.sources):
-        return LocalExecutor(os.cpu_count(), engine_slots=2)  # one is read while the next one waits for its turn
+        return LocalExecutor(os.cpu_count(), AT_ONCE["replay"] + 1)  # while one is read the next one waits for its turn
     return LocalExecutor()
 
 

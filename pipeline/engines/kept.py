@@ -1,7 +1,7 @@
 """Answers that an engine has given, kept beside the shard that waits for the others: a killed run asks for none of them again.
 
-A line each: the hash of what follows, and the answer as JSON. A torn or strange line is no answer. The file goes when its shard
-is there. Shards in a store are sampled again as a whole: nothing can be added to an object.
+A line of a journal each: the hash of what follows, and the answer as JSON. A torn or strange line is no answer. The file goes
+when its shard is there. Shards in a store are sampled again as a whole: nothing can be added to an object.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from labelers.types import content_id
 from pipeline.engines import Engine, Generation, Request, Sampled, Usage
 from pipeline.schema import COMPLETIONS
+from pipeline.storage.journal import Journal
 from pipeline.storage.shards import Receipt
 from pipeline.storage.stores import is_store
 from pipeline.work import Work, perform
@@ -25,6 +25,7 @@ FREE = Usage(0, 0)
 """What a kept answer costs: it was paid for when it was given."""
 INSTANT = ("replay",)
 """Kinds of engine whose answers are not worth keeping."""
+SUFFIX = ".answers"
 
 
 def perform_on(engine: Engine, work: Work) -> Receipt:
@@ -42,7 +43,13 @@ def perform_on(engine: Engine, work: Work) -> Receipt:
 
 def answers_path(shard: Path) -> Path:
     """Where the answers for an unfinished shard lie."""
-    return shard.with_name(f".{shard.stem}.answers")
+    return shard.with_name(f".{shard.stem}{SUFFIX}")
+
+
+def unfinished(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """The shards of a folder that answers are kept for, each with the file of its answers."""
+    for answers in folder.glob(f".*{SUFFIX}"):
+        yield answers.with_name(f"{answers.stem[1:]}.parquet"), answers
 
 
 class Keeping:
@@ -57,7 +64,7 @@ class Keeping:
         self.info = engine.info
         self.progress = engine.progress
         self.close = engine.close
-        self._engine, self._answers = engine, answers
+        self._engine, self._answers = engine, Journal(answers)
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Generation]:
         """See pipeline.engines.Engine; kept answers come first."""
@@ -69,22 +76,18 @@ class Keeping:
         left = [request for request in requests if request.id not in known]
         if not left:
             return
-        self._answers.parent.mkdir(parents=True, exist_ok=True)
-        with self._answers.open("ab", buffering=0) as file:
-            file.write(b"\n")  # ends what a killed process left half-written
-            for answer in self._engine.generate(left):
-                if answer.error is None and all(output.finish_reason != "error" for output in answer.outputs):
-                    file.write(_line(keys[answer.request_id], answer))
-                yield answer
+        for answer in self._engine.generate(left):
+            if answer.error is None and all(output.finish_reason != "error" for output in answer.outputs):
+                self._answers.add(_line(keys[answer.request_id], answer))
+            yield answer
 
     def _kept(self) -> dict[str, Generation]:
         found = {}
-        with suppress(FileNotFoundError):
-            for line in self._answers.read_bytes().splitlines():
-                digest, _, body = line.partition(b" ")
-                if digest == _digest(body):
-                    key, answer = _answer(json.loads(body))
-                    found[key] = answer
+        for line in self._answers.news().splitlines():
+            digest, _, body = line.partition(b" ")
+            if digest == _digest(body):
+                key, answer = _answer(json.loads(body))
+                found[key] = answer
         return found
 
 
@@ -97,7 +100,7 @@ def _key(request: Request) -> str:
 def _line(key: str, answer: Generation) -> bytes:
     outputs = [[*astuple(replace(o, token_ids=None)), _ids(o.token_ids)] for o in answer.outputs]
     body = json.dumps([key, _ids(answer.prompt_token_ids), outputs]).encode()
-    return _digest(body) + b" " + body + b"\n"
+    return _digest(body) + b" " + body
 
 
 def _answer(said: Any) -> tuple[str, Generation]:

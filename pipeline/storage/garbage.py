@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.auditing.evidence import folders_of
+from pipeline.engines.kept import unfinished
 from pipeline.errors import ConfigError, Damaged, PipelineError
 from pipeline.plan import Plan
 from pipeline.publishing.history import record
@@ -68,9 +69,9 @@ def collect(run: Path, *, dry_run: bool = False) -> Collected:
         for shard in found:
             receipt_path(shard).unlink(missing_ok=True)  # first: a shard without a receipt does not exist
             shard.unlink(missing_ok=True)
-        for answers in (path for folder in _folders(run) for path in folder.glob(".*.answers")):
-            if f"{answers.parent.name}/{answers.stem[1:]}.parquet" not in kept:
-                answers.unlink()  # of a shard that will never be finished (pipeline/engines/kept.py)
+        for shard, answers in (each for folder in _folders(run) for each in unfinished(folder)):
+            if shard.relative_to(run).as_posix() not in kept:
+                answers.unlink()
         sweep(run)
     return Collected(tuple(shard.relative_to(run).as_posix() for shard in found), n_bytes)
 

@@ -18,6 +18,7 @@ class Journal:
         self._read: dict[Path, int] = {}
         self._own = path.with_suffix("") / f"{secrets.token_hex(8)}{path.suffix}"
         self._added = b""
+        self._began = False
 
     def add(self, line: bytes) -> None:
         """Adds a line, without its end, so that lines of several processes never mix."""
@@ -26,11 +27,13 @@ class Journal:
             self._own.write(self._added)
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(descriptor, line + b"\n")
+            torn = not self._began and _is_torn(descriptor)
+            os.write(descriptor, b"\n" * torn + line + b"\n")
         finally:
             os.close(descriptor)
+        self._began = True
 
     def news(self) -> bytes:
         """The whole lines that were added since this was asked last; at first, all."""
@@ -47,6 +50,12 @@ class Journal:
         whole = found[: found.rfind(b"\n") + 1]  # what is half written, by a process that lives or one that was killed
         self._read[part] = begin + len(whole)
         return whole
+
+
+def _is_torn(descriptor: int) -> bool:
+    """Whether a process that was killed left the last line half-written."""
+    size = os.fstat(descriptor).st_size
+    return size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
 
 
 def parts(path: Path) -> Iterator[Path]:

@@ -178,9 +178,9 @@ def distance(root: Path, name: str) -> dict[str, float]:
     import pyarrow.parquet as pq
     import torch
 
-    from trainer.config import ModelOptions
     from trainer.logps import logps_of
     from trainer.model import load
+    from trainer.options import ModelOptions
     from trainer.packing import Tree
 
     loaded = load(ModelOptions(data=(), out="", model=str(MODEL), device="cpu"))

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from trainer.config import TrainOptions
 from trainer.errors import EnvironmentProblem, UsageError
+from trainer.options import TrainOptions
 from trainer.sharding import whole
 
 HINT = "hint: pip install 'preference-pipeline[lora]'"

@@ -7,7 +7,7 @@ import hashlib
 import json
 from typing import Any
 
-from trainer.config import TrainOptions
+from trainer.options import TrainOptions
 
 # Options that change where or how fast a run goes, never the weights it ends with: not part of the fingerprint.
 NOT_IN_FINGERPRINT = frozenset(

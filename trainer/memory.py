@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from trainer.attention_choice import sample
-from trainer.config import TrainOptions
 from trainer.logps import hidden_at
 from trainer.model import micro_batch_budget
+from trainer.options import TrainOptions
 from trainer.runlog import say
 from trainer.sharding import blocks, forward, is_sharded, local
 

@@ -17,8 +17,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from trainer.adapters import quantised
-from trainer.config import ModelOptions, TrainOptions
 from trainer.errors import EnvironmentProblem, UsageError
+from trainer.options import ModelOptions, TrainOptions
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MIB = 1 << 20

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from trainer.checkpoint import Checkpoint, load_state
-from trainer.config import TrainOptions
 from trainer.model import cast_parameters
 from trainer.moments import HalfMomentsAdamW
+from trainer.options import TrainOptions
 from trainer.ranks import Ranks
 from trainer.sharding import is_sharded, whole
 

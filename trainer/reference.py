@@ -21,11 +21,12 @@ from tqdm import tqdm
 from trainer.attention_choice import prepare
 from trainer.batches import micro_batches
 from trainer.checkpoint import flush
-from trainer.config import DpoOptions, ModelOptions, TrainOptions
+from trainer.config import DpoOptions
 from trainer.errors import TrainerError, UsageError
 from trainer.identity import config_hash
 from trainer.logps import logps_of, shapes_for
 from trainer.model import Loaded, cast_parameters, load, micro_batch_budget
+from trainer.options import ModelOptions, TrainOptions
 from trainer.pairs import Pair, PairSet
 from trainer.ranks import Ranks
 from trainer.runlog import say

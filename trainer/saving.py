@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, GenerationConfig
 
 from trainer.adapters import folded, is_adapted, is_classifier, merged
-from trainer.config import TrainOptions
 from trainer.model import DTYPES, Loaded
+from trainer.options import TrainOptions
 from trainer.ranks import Ranks
 from trainer.sharding import whole
 

@@ -13,8 +13,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from trainer.batches import Shape, deal, n_tokens
-from trainer.config import TrainOptions
 from trainer.errors import TrainerError
+from trainer.options import TrainOptions
 from trainer.ranks import Ranks
 
 T = TypeVar("T")

@@ -11,11 +11,11 @@ import torch
 
 from trainer.adapters import add_adapter, is_classifier
 from trainer.attention_choice import prepare
-from trainer.config import TrainOptions
 from trainer.errors import UsageError
 from trainer.memory import spare
 from trainer.model import Loaded
 from trainer.optim import MasterAdamW
+from trainer.options import TrainOptions
 from trainer.ranks import Ranks
 from trainer.runlog import say
 from trainer.sharding import blocks, shard, wants_sharding

@@ -21,13 +21,13 @@ from torch import Tensor
 
 from trainer.batches import Shape, micro_batches, n_tokens
 from trainer.checkpoint import Checkpoint, newest_whole, path_of, read_whole, save_checkpoint, write_text
-from trainer.config import TrainOptions
 from trainer.errors import TrainerError
 from trainer.evaluate import Patience, evaluate
 from trainer.interrupt import stop_flag
 from trainer.logps import shapes_for
 from trainer.model import Loaded, memory_hint, micro_batch_budget
 from trainer.optim import MasterAdamW, rate_at
+from trainer.options import TrainOptions
 from trainer.ranks import Ranks
 from trainer.runlog import RunLog, say
 from trainer.saving import save_trained

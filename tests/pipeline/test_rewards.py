@@ -203,9 +203,10 @@ def test_an_implicit_reward_is_made_of_the_trainers_own_log_probabilities(
 ) -> None:
     import torch
 
-    from trainer.config import ModelOptions, RewardsOptions
+    from trainer.config import RewardsOptions
     from trainer.data import encode, render
     from trainer.model import load as load_model
+    from trainer.options import ModelOptions
     from trainer.rewards import ImplicitReward as Scorer
 
     turns = [{"role": m.role, "content": m.content} for m in chat("no, never")]

@@ -108,10 +108,11 @@ def ablate(
 ) -> None:  # fmt: skip
     """Say which pairs are worth it: pairs by several rules from the same candidates, a policy each, one evaluation."""
     import shlex
-    from dataclasses import asdict
 
     from pipeline.config import QUICK_START
-    from pipeline.evaluating.ablation import DEFAULT, Ablation, Variant, table
+    from pipeline.evaluating.ablation import DEFAULT, Ablation, Variant
+    from pipeline.evaluating.ablation_told import as_json as told_json
+    from pipeline.evaluating.ablation_told import table
 
     if not heldout:
         raise ConfigError("--heldout: is missing; hint: a prompt file that nothing is trained on")
@@ -129,7 +130,7 @@ def ablate(
         say,
     )
     results = asked.run()
-    print(json.dumps([{**asdict(r), "wins": r.wins} for r in results]) if as_json else table(results))
+    print(json.dumps(told_json(results)) if as_json else table(results))
 
 
 @commands.command()

@@ -13,20 +13,26 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from labelers.types import content_id
 from pipeline.config import load
 from pipeline.engines.vllm import Vllm
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.evaluating.commands import printed
+from pipeline.evaluating.ablation_told import (
+    REFERENCE,
+    Result,
+    gain_by_seed,
+    gains,
+    gains_at_equal_length,
+    tokens,
+)
+from pipeline.evaluating.commands import printed, sets
 from pipeline.evaluating.evaluate import Measured, evaluate
-from pipeline.evaluating.measures import Estimate, interval
-from pipeline.observing.funnel import aligned
 from pipeline.publishing.versions import folder_of
 from pipeline.storage.shards import read_json, replacing, write_json, write_parquet
 
-REFERENCE = "reference"
 DEFAULT = ("auto", "best_vs_worst", "best_vs_random", "mu_minus_2sigma", "neighbours", "all_pairs")
 """Where labelers know passing, `auto` is `pass_vs_fail`; elsewhere that rule makes no pair."""
 
@@ -46,32 +52,6 @@ class Variant:
         if not name.replace("_", "").replace("-", "").isalnum() or not all("=" in key for key in keys):
             raise ConfigError(f"--variant {text}: hint: a pair rule, or NAME:KEY=VALUE,... with keys of [pairs]")
         return cls(name, tuple(f"pairs.{key}" for key in keys))
-
-
-@dataclass(frozen=True)
-class Result:
-    """What one variant came to.
-
-    Args:
-        available: pairs that it made; `pairs` of them were trained on.
-        gain: of the held-out pass rate, families counting the same, over prompts and seeds together.
-        by_seed: the gain of each seed's policy.
-        behind: how far it is behind the best variant, paired by prompt.
-        seconds: of one training, on average.
-    """
-
-    name: str
-    available: int
-    pairs: int
-    gain: Estimate
-    by_seed: tuple[float, ...]
-    behind: Estimate
-    seconds: float
-
-    @property
-    def wins(self) -> bool:
-        """Whether nothing says that the best is better."""
-        return self.behind.low <= 0.0
 
 
 @dataclass(frozen=True)
@@ -120,14 +100,24 @@ class Ablation:
         models = {REFERENCE: model, **{f"{name}-s{seed}": str(path) for (name, seed), path in policies.items()}}
         self.say(f"evaluates {len(models)} models on {self.heldout}")
         measured = evaluate(config, models, self.heldout, [1.0], self.n, self.root)
-        found = compared(measured, {name: [f"{name}-s{seed}" for seed in self.seeds] for name in built})
+        return self._results(measured, folder, counts, n_pairs, policies)
+
+    def _results(
+        self, measured: Measured, folder: Path, counts: Mapping[str, int], n_pairs: int,
+        policies: Mapping[tuple[str, int], Path],
+    ) -> list[Result]:  # fmt: skip
+        """The best first."""
+        named = {name: [f"{name}-s{seed}" for seed in self.seeds] for name in counts}
+        held_out, at_equal_length = gains(measured, named), gains_at_equal_length(measured, named)
         results = [
             Result(
-                name, counts[name], n_pairs, gain, by_seed, behind, _seconds([policies[name, s] for s in self.seeds])
+                name, counts[name], n_pairs, held_out[name], at_equal_length[name], gain_by_seed(measured, own),
+                length_gap(pa.concat_tables([pq.read_table(_drawn(folder / name, n_pairs, s)) for s in self.seeds])),
+                tokens(measured, own), _seconds([policies[name, s] for s in self.seeds]),
             )
-            for name, (gain, by_seed, behind) in found.items()
-        ]
-        return sorted(results, key=lambda result: -result.gain.value)
+            for name, own in named.items()
+        ]  # fmt: skip
+        return sorted(results, key=lambda result: -result.held_out.gain.value)
 
     def _built(self, variant: Variant, folder: Path, run: Path) -> Path:
         """All pairs of a variant in one file. Its build samples and labels nothing that is there."""
@@ -136,8 +126,8 @@ class Ablation:
         if path.is_file() and note.is_file() and read_json(note)["settings"] == settings:
             return path
         self.say(f"builds {variant.name}")
-        sets = [part for setting in settings for part in ("--set", setting)]
-        said = json.loads(printed("pipeline", "run", str(self.config_file), *sets, "--root", str(self.root), "--json"))
+        command = ("pipeline", "run", str(self.config_file), *sets(settings), "--root", str(self.root), "--json")
+        said = json.loads(printed(*command))
         if not said["version"]:
             raise PipelineError(f"{variant.name}: made no pair; hint: leave it out")
         files = sorted((folder_of(run, said["version"]) / "data").glob("*.parquet"))
@@ -148,7 +138,7 @@ class Ablation:
 
     def _trained(self, built: Path, folder: Path, seed: int, n_pairs: int, model: str) -> Path:
         """The policy of a variant and a seed."""
-        data, policy = folder / f"pairs-{n_pairs}-s{seed}.parquet", folder / f"policy-{n_pairs}-s{seed}"
+        data, policy = _drawn(folder, n_pairs, seed), folder / f"policy-{n_pairs}-s{seed}"
         if not data.is_file():
             with replacing(data) as beside:
                 write_parquet(beside, drawn(pq.read_table(built), n_pairs, seed))
@@ -170,69 +160,16 @@ def drawn(table: pa.Table, n: int, seed: int) -> pa.Table:
     return table.take(chosen)
 
 
-def compared(
-    measured: Measured, policies: Mapping[str, Sequence[str]]
-) -> dict[str, tuple[Estimate, tuple[float, ...], Estimate]]:
-    """Variant -> its gain over the reference, each seed's gain, and how far it is behind the best.
-
-    Args:
-        policies: variant -> the names under which its seeds' policies were measured.
-    """
-    base = measured.by_prompt[REFERENCE, 1.0]
-    rates = {name: _over_seeds([measured.by_prompt[one, 1.0] for one in own]) for name, own in policies.items()}
-    gains = {name: _difference(own, base) for name, own in rates.items()}
-    best = max(gains, key=lambda name: gains[name].value)
-    return {
-        name: (
-            gains[name],
-            tuple(_difference(measured.by_prompt[one, 1.0], base).value for one in policies[name]),
-            _difference(rates[best], rates[name]),
-        )
-        for name in policies
-    }
+def length_gap(pairs: pa.Table) -> float | None:
+    """Tokens of the chosen less those of the rejected, on average; None where the sampler's tokens are not known."""
+    chosen, rejected = (pc.list_value_length(pairs[f"{side}_token_ids"]) for side in ("chosen", "rejected"))
+    gap: float | None = pc.mean(pc.subtract(chosen, rejected)).as_py()
+    return gap
 
 
-def table(results: Sequence[Result]) -> str:
-    """The results for people: gains in points."""
-    head = (
-        "variant",
-        "pairs made",
-        "trained on",
-        "gain",
-        "by seed",
-        "per 100 pairs",
-        "per minute",
-        "behind the best",
-        "",
-    )
-    rows = [
-        (
-            r.name, r.available, r.pairs, _points(r.gain), " ".join(f"{100 * gain:+.1f}" for gain in r.by_seed),
-            f"{1e4 * r.gain.value / r.pairs:.2f}", f"{6e3 * r.gain.value / r.seconds:.1f}", _points(r.behind),
-            "wins" if r.wins else "",
-        )
-        for r in results
-    ]  # fmt: skip
-    return aligned([head, *rows])
-
-
-def _over_seeds(rates: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    """Family -> prompt -> the mean rate over seeds."""
-    return {
-        family: {prompt: float(np.mean([seed[family][prompt] for seed in rates])) for prompt in rates[0][family]}
-        for family in rates[0]
-    }
-
-
-def _difference(new: Mapping[str, Mapping[str, float]], old: Mapping[str, Mapping[str, float]]) -> Estimate:
-    """The mean over families of `new` less `old`, paired by prompt."""
-    gaps = [np.array([rate - old[family][prompt] for prompt, rate in new[family].items()]) for family in sorted(new)]
-    return Estimate(*interval(gaps, 0), sum(map(len, gaps)))
+def _drawn(folder: Path, n_pairs: int, seed: int) -> Path:
+    return folder / f"pairs-{n_pairs}-s{seed}.parquet"
 
 
 def _seconds(policies: Sequence[Path]) -> float:
     return float(np.mean([read_json(policy.with_name(f"{policy.name}.json"))["seconds"] for policy in policies]))
-
-
-def _points(value: Estimate) -> str:
-    return f"{100 * value.value:+.1f} [{100 * value.low:+.1f}, {100 * value.high:+.1f}]"

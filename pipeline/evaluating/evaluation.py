@@ -19,6 +19,7 @@ from pipeline.evaluating.measures import (
     self_similarity,
     win_rate,
 )
+from pipeline.evaluating.told import nats, percent, points
 from pipeline.observing.funnel import aligned
 
 BEST_OF = (1, 2, 4, 8, 16, 32)
@@ -124,9 +125,9 @@ def table(found: Sequence[Standing]) -> str:
     )
     rows = [
         (
-            row.model, f"{row.temperature:g}", _percent(row.pass_rate), _points(row.gain), _percent(row.wins),
-            _percent(row.wins_at_equal_length), f"{row.tokens:.0f}", f"{row.distinct_2:.2f}", f"{row.alike:.2f}",
-            _nats(row.kl, 2), _nats(row.kl_per_token, 3),
+            row.model, f"{row.temperature:g}", percent(row.pass_rate), points(row.gain), percent(row.wins),
+            percent(row.wins_at_equal_length), f"{row.tokens:.0f}", f"{row.distinct_2:.2f}", f"{row.alike:.2f}",
+            nats(row.kl), nats(row.kl_per_token, 3),
         )
         for row in found
     ]  # fmt: skip
@@ -164,15 +165,3 @@ def best_of_points(
     for n in (n for n in BEST_OF if n <= most):
         rate, kl = best_of(passed, n)
         yield n, kl, rate
-
-
-def _percent(value: Estimate | None) -> str:
-    return "-" if value is None else f"{100 * value.value:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
-
-
-def _points(value: Estimate | None) -> str:
-    return "-" if value is None else f"{100 * value.value:+.1f} [{100 * value.low:+.1f}, {100 * value.high:+.1f}]"
-
-
-def _nats(value: Estimate | None, digits: int) -> str:
-    return "-" if value is None else f"{value.value:.{digits}f} ± {(value.high - value.low) / 2:.{digits}f}"

@@ -11,20 +11,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipeline.errors import ConfigError
 from pipeline.evaluating.evaluate import Measured, evaluate, log_ratios, messages_of
 from pipeline.evaluating.evaluation import best_of_points
 from pipeline.evaluating.figures import Curve, Spot, draw, exactly
-from pipeline.evaluating.measures import Estimate, divergence, interval
+from pipeline.evaluating.measures import Estimate, divergence, mean_rate, over_seeds
+from pipeline.evaluating.told import nats, percent
 from pipeline.evaluating.ways import Trained, Way, Workshop
 from pipeline.observing.funnel import aligned
 from pipeline.storage.shards import read_json, write_json
 
 REFERENCE = "reference"
-Rates = Mapping[str, Mapping[str, float]]
-"""Family -> prompt id -> the share of its completions that pass."""
 Apart = tuple[dict[str, list[float]], dict[str, list[int]]]
 """Log-ratios to the reference and tokens of a policy's answers, by prompt."""
 
@@ -143,21 +140,14 @@ def settings(
     found = []
     for (family, note), seeds in groups.items():
         rates = [measured.by_prompt[one.model, temperature] for one in seeds]
-        point = Point(family, note, temperature, over_seeds(rates), tuple(over_seeds([rate]).value for rate in rates))
+        point = Point(
+            family, note, temperature, mean_rate(over_seeds(rates)), tuple(mean_rate(rate).value for rate in rates)
+        )
         if own := [apart[one.model] for one in seeds if one.model in apart]:
             each = tuple(divergence(*one)[0].value for one in own)
             point = replace(point, kl=divergence(*_together(own))[0], kl_by_seed=each)
         found.append(point)
     return found
-
-
-def over_seeds(rates: Sequence[Rates]) -> Estimate:
-    """The mean over families of the prompts' rates, each prompt the mean of its seeds; the interval is over prompts."""
-    groups = [
-        np.array([np.mean([seed[family][prompt] for seed in rates]) for prompt in sorted(rates[0][family])])
-        for family in sorted(rates[0])
-    ]
-    return Estimate(*interval(groups, 0), sum(map(len, groups)))
 
 
 def leaders(points: Sequence[Point]) -> list[Point]:
@@ -171,7 +161,7 @@ def leaders(points: Sequence[Point]) -> list[Point]:
 
 def reference_point(measured: Measured, temperature: float) -> Point:
     """The reference itself."""
-    rate = over_seeds([measured.by_prompt[REFERENCE, temperature]])
+    rate = mean_rate(measured.by_prompt[REFERENCE, temperature])
     return Point(REFERENCE, "", temperature, rate, (rate.value,))
 
 
@@ -206,16 +196,16 @@ def draw_both(found: Found, folder: Path) -> None:
 def table(found: Found) -> str:
     """Both figures' numbers for people."""
     points = [
-        (p.family, p.note, _percent(p.rate), " ".join(f"{100 * r:.1f}" for r in p.by_seed), _nats(p.kl))
+        (p.family, p.note, percent(p.rate), " ".join(f"{100 * r:.1f}" for r in p.by_seed), nats(p.kl))
         for p in found.frontier
     ]
     best = [
-        ("best of n of the reference", str(b.n), _percent(b.rate), "", f"{b.kl:.2f}")
+        ("best of n of the reference", str(b.n), percent(b.rate), "", f"{b.kl:.2f}")
         for b in found.best
         if b.temperature == 1
     ]
     hot = [
-        (p.family, p.note, f"{p.temperature:g}", _percent(p.rate), " ".join(f"{100 * r:.1f}" for r in p.by_seed))
+        (p.family, p.note, f"{p.temperature:g}", percent(p.rate), " ".join(f"{100 * r:.1f}" for r in p.by_seed))
         for p in found.temperatures
     ]
     frontier = aligned([("at temperature 1", "", "pass %", "by seed", "KL"), *points, *best])
@@ -250,11 +240,3 @@ def _together(apart: Sequence[Apart]) -> Apart:
             ratios[prompt] += own[prompt]
             tokens[prompt] += lengths[prompt]
     return ratios, tokens
-
-
-def _percent(value: Estimate) -> str:
-    return f"{100 * value.value:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
-
-
-def _nats(value: Estimate | None) -> str:
-    return "-" if value is None else f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]"

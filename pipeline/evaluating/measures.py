@@ -48,6 +48,8 @@ class Answer:
 
 Answers = Mapping[str, Sequence[Answer]]
 """Prompt id -> its answers."""
+Rates = Mapping[str, Mapping[str, float]]
+"""Family -> prompt id -> the share of its completions that pass."""
 
 
 def interval(groups: Sequence[Floats], seed: int) -> tuple[float, float, float]:
@@ -79,6 +81,25 @@ def estimate(values: Sequence[float] | Floats, seed: int = 0) -> Estimate:
     return Estimate(*interval([array], seed), len(array))
 
 
+def over_seeds(rates: Sequence[Rates]) -> Rates:
+    """The mean of several policies' rates, prompt by prompt: a prompt counts once however many seeds there are."""
+    return {
+        family: {prompt: float(np.mean([one[family][prompt] for one in rates])) for prompt in own}
+        for family, own in rates[0].items()
+    }
+
+
+def mean_rate(rates: Rates) -> Estimate:
+    """The mean over families, each counting the same; the interval is over prompts."""
+    groups = [np.array([rates[family][prompt] for prompt in sorted(rates[family])]) for family in sorted(rates)]
+    return Estimate(*interval(groups, 0), sum(map(len, groups)))
+
+
+def gain_over(new: Rates, old: Rates) -> Estimate:
+    """The mean over families of `new` less `old`, paired by prompt."""
+    return mean_rate({family: {p: rate - old[family][p] for p, rate in own.items()} for family, own in new.items()})
+
+
 def mean_score(answers: Answers, seed: int = 0) -> Estimate:
     """The mean score, prompts counting the same; answers without a score are left out."""
     by_prompt = [[a.score for a in group if a.score is not None] for group in answers.values()]
@@ -102,17 +123,39 @@ def controlled_win_rate(new: Answers, old: Answers, seed: int = 0, resamples: in
     A logistic regression of winning on the difference of lengths, tanh(gap / deviation); the rate is where the gap is 0. The
     interval is bootstrapped over prompts.
     """
-    rows = [row for prompt, group in new.items() if len(row := _matched(group, old.get(prompt, ())))]
-    if not rows:
+    n = sum(bool(len(_matched(group, old.get(prompt, ())))) for prompt, group in new.items())
+    if not n:
         return Estimate(math.nan, math.nan, math.nan, 0)
-    spread = float(np.std(np.concatenate(rows)[:, 0])) or 1.0
+    return bootstrapped(controlled_win_rates({"new": new}, old, seed, resamples)["new"], n)
+
+
+def controlled_win_rates(
+    each: Mapping[str, Answers], old: Answers, seed: int = 0, resamples: int = 200
+) -> dict[str, Floats]:
+    """Of each that answered the same prompts: its win rate at equal length, then the same of every bootstrap sample.
+
+    A sample draws the same prompts for all, so that rates may be compared sample by sample.
+
+    Shapes: (1 + resamples,)
+    """
+    rows = {name: {p: _matched(group, old.get(p, ())) for p, group in new.items()} for name, new in each.items()}
+    prompts = [p for p in old if all(p in own and len(own[p]) for own in rows.values())]
     rng = np.random.default_rng(seed)
-    drawn = [
-        _at_equal_length(np.concatenate([rows[i] for i in rng.integers(len(rows), size=len(rows))]), spread)
-        for _ in range(resamples)
-    ]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Estimate(_at_equal_length(np.concatenate(rows), spread), float(low), float(high), len(rows))
+    draws = [np.arange(len(prompts)), *(rng.integers(len(prompts), size=len(prompts)) for _ in range(resamples))]
+    found = {}
+    for name, own in rows.items():
+        each_prompt = [own[prompt] for prompt in prompts]
+        spread = float(np.std(np.concatenate(each_prompt)[:, 0])) or 1.0
+        found[name] = np.array(
+            [_at_equal_length(np.concatenate([each_prompt[i] for i in drawn]), spread) for drawn in draws]
+        )
+    return found
+
+
+def bootstrapped(values: Floats, n: int) -> Estimate:
+    """What was found, first, and its 95 % interval from the bootstrap samples behind it. `n`: prompts."""
+    low, high = np.quantile(values[1:], [0.025, 0.975])
+    return Estimate(float(values[0]), float(low), float(high), n)
 
 
 def distinct(answers: Answers, n: int) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.evaluating.figures import COLOURS, Curve, Spot, canvas_of, exactly, lay, save
 from pipeline.evaluating.measures import Estimate
+from pipeline.evaluating.told import percent, points
 from pipeline.observing.funnel import aligned
 
 
@@ -41,7 +42,7 @@ class Round:
 
 def told(found: Round) -> str:
     """A round in a line."""
-    passed, gain = _percent(found.rate, ".1f"), _percent(found.gain, "+.1f")
+    passed, gain = percent(_estimate(found.rate)), points(_estimate(found.gain))
     line = (
         f"round {found.number}: {found.pairs} pairs, pass {passed}, gain {gain} points, KL {found.kl:.2f} "
         f"(from its sampler {found.staleness:.2f}), length x {found.growth:.2f}"
@@ -54,7 +55,8 @@ def table(rows: Sequence[Sequence[Round]]) -> str:
     head = ("seed", "round", "pairs", "pass % before", "after", "gain", "KL", "KL from its sampler", "length", "")
     lines = [
         (
-            r.seed, r.number, r.pairs, _percent(r.before, ".1f"), _percent(r.rate, ".1f"), _percent(r.gain, "+.1f"),
+            r.seed, r.number, r.pairs, percent(_estimate(r.before)), percent(_estimate(r.rate)),
+            points(_estimate(r.gain)),
             f"{r.kl:.2f}", f"{r.staleness:.2f}", f"x {r.growth:.2f}", f"stops: {r.stop}" if r.stop else "",
         )
         for row in rows for r in row
@@ -69,7 +71,7 @@ def draw(rows: Sequence[Sequence[Round]], path: Path) -> None:
     for row, colour in zip(rows, COLOURS * (1 + len(rows) // len(COLOURS)), strict=False):
         places = [0, *(r.number for r in row)]
         rates = [row[0].before, *(r.rate for r in row)]
-        spots = [Spot(exactly(x), Estimate(*y, 0)) for x, y in zip(places, rates, strict=True)]
+        spots = [Spot(exactly(x), _estimate(y)) for x, y in zip(places, rates, strict=True)]
         lay(passes, Curve(f"seeds from {row[0].seed}", spots), colour)
         apart.plot(places, [0.0, *(r.kl for r in row)], color=colour, marker="o", ms=4, lw=1.2)
         apart.plot(places[1:], [r.staleness for r in row], color=colour, marker="o", ms=3, lw=1, ls=":")
@@ -85,6 +87,5 @@ def draw(rows: Sequence[Sequence[Round]], path: Path) -> None:
     save(canvas, path)
 
 
-def _percent(value: tuple[float, float, float], digits: str) -> str:
-    mean, low, high = (format(100 * x, digits) for x in value)
-    return f"{mean} [{low}, {high}]"
+def _estimate(three: tuple[float, float, float]) -> Estimate:
+    return Estimate(*three, 0)

@@ -15,8 +15,8 @@ import pytest
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.evaluating.commands import printed
 from pipeline.evaluating.evaluate import Measured
-from pipeline.evaluating.frontier import Best, Found, Point, draw_both, leaders, over_seeds, settings, table
-from pipeline.evaluating.measures import Estimate
+from pipeline.evaluating.frontier import Best, Found, Point, draw_both, leaders, settings, table
+from pipeline.evaluating.measures import Estimate, mean_rate, over_seeds
 from pipeline.evaluating.ways import DEFAULT, Trained, Way, Workshop
 
 DPO = Way.parse("DPO/beta 0.1=dpo --beta 0.1")
@@ -63,7 +63,7 @@ def test_the_first_round_of_rl_is_sampled_once_for_all_seeds(tmp_path):
 
 def test_a_prompt_counts_once_however_many_seeds_there_are():
     rates = [{"a": {"p": 0.0, "q": 1.0}, "b": {"r": 0.5}}, {"a": {"p": 1.0, "q": 1.0}, "b": {"r": 0.5}}]
-    together = over_seeds(rates)
+    together = mean_rate(over_seeds(rates))
     assert (together.value, together.n) == (pytest.approx((0.75 + 0.5) / 2), 3)
 
 

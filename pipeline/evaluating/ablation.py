@@ -29,7 +29,7 @@ from pipeline.evaluating.ablation_told import (
     tokens,
 )
 from pipeline.evaluating.commands import printed, sets
-from pipeline.evaluating.evaluate import Measured, evaluate
+from pipeline.evaluating.evaluate import Measured, evaluate_passing
 from pipeline.publishing.versions import folder_of
 from pipeline.storage.shards import read_json, replacing, write_json, write_parquet
 
@@ -99,7 +99,7 @@ class Ablation:
         }
         models = {REFERENCE: model, **{f"{name}-s{seed}": str(path) for (name, seed), path in policies.items()}}
         self.say(f"evaluates {len(models)} models on {self.heldout}")
-        measured = evaluate(config, models, self.heldout, [1.0], self.n, self.root)
+        measured = evaluate_passing(config, models, self.heldout, [1.0], self.n, self.root)
         return self._results(measured, folder, counts, n_pairs, policies)
 
     def _results(

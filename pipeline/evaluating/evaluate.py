@@ -123,6 +123,16 @@ def evaluate(
     return _measure(asked, plan, imported, n)
 
 
+def evaluate_passing(
+    config: Config, models: Mapping[str, str], prompts: str, temperatures: Sequence[float], n: int, root: Path
+) -> Measured:
+    """The same where pass rates are asked for. Raises: ConfigError, too, where no labeler knows passing."""
+    measured = evaluate(config, models, prompts, temperatures, n, root)
+    if not any(measured.by_prompt.values()):
+        raise ConfigError(f"run {config.name}: no labeler knows passing; hint: give one a pass_at")
+    return measured
+
+
 def log_ratios(
     measured: Measured, model: str, folder: str, reference: str, prompts: Mapping[str, Sequence[Message]]
 ) -> tuple[dict[str, list[float]], dict[str, list[int]]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError
-from pipeline.evaluating.evaluate import Measured, evaluate, log_ratios, messages_of
+from pipeline.evaluating.evaluate import Measured, evaluate_passing, log_ratios, messages_of
 from pipeline.evaluating.evaluation import best_of_points
 from pipeline.evaluating.figures import Curve, Spot, draw, exactly
 from pipeline.evaluating.measures import Estimate, divergence, mean_rate, over_seeds
@@ -114,10 +114,7 @@ class Frontier:
 
     def _measured(self, models: Mapping[str, str], temperatures: Sequence[float], n: int) -> Measured:
         self.workshop.say(f"evaluates {len(models)} models at {len(temperatures)} temperatures on {self.heldout}")
-        measured = evaluate(self.workshop.config, models, self.heldout, temperatures, n, self.workshop.root)
-        if not any(measured.by_prompt.values()):
-            raise ConfigError(f"run {self.workshop.config.name}: no labeler knows passing; hint: give one a pass_at")
-        return measured
+        return evaluate_passing(self.workshop.config, models, self.heldout, temperatures, n, self.workshop.root)
 
     def _apart(self, measured: Measured, one: Trained, prompts: Mapping[str, Any]) -> Apart:
         """How far the policy's answers at temperature 1 are from the reference; kept, since a policy does not change."""

@@ -136,7 +136,8 @@ def test_rules_are_compared_by_policies_trained_on_as_many_pairs(shop):
     found = json.loads(run_cli(*arguments("ablate", shop, *more)).stdout)
     assert {each["name"] for each in found} == {"auto", "best_vs_worst"}
     assert [each["pairs"] for each in found] == [4, 4]
-    assert any(each["wins"] for each in found)
+    assert any(each["held_out"]["wins"] for each in found)
+    assert any(each["at_equal_length"]["wins"] for each in found)
     data = (shop / "runs/demo-ablation").glob("*/pairs-4-s0.parquet")
     assert [pq.ParquetFile(path).metadata.num_rows for path in data] == [4, 4]
 

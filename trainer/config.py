@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from trainer.options import Dtype, ModelOptions, TrainOptions, option
+from trainer.options import Dtype, ModelOptions, ReferenceOptions, TrainOptions, option
 
 Loss = Literal[
     "sigmoid", "robust", "ipo", "hinge", "dpo_positive", "sigmoid_norm", "simpo", "orpo", "kto", "apo_zero", "apo_down"
@@ -43,7 +43,7 @@ class SftOptions(TrainOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DpoOptions(TrainOptions):
+class DpoOptions(ReferenceOptions):
     """Direct preference optimisation: train on pairs of a better and a worse completion.
 
     Data is a dataset folder as `pipeline` publishes it, or Parquet files with its columns (docs/format.md, "pairs").
@@ -77,27 +77,8 @@ class DpoOptions(TrainOptions):
         "computed once for them; 0 = count pairs, shuffled one by one (own)",
         0,
     )
-    reference: Literal["computed", "sampler", "base"] = option(
-        "computed = one pass of the model before training, cached; sampler = the dataset's sampler_logps "
-        "where they are this model's, the others computed; base = with LoRA, the model without its adapter, asked in every step",
-        "computed",
-    )
-    reference_model: str = option("the reference, where it is not --model as it is before the first step", "")
-    cache: str = option(
-        "folder of cached reference log-probs; empty = reference_logps/ beside the dataset, or in --out", ""
-    )
-    drift_limit: float = option(
-        "largest mean gap, nats a token, between reference and policy at step 0 (bfloat16 noise is below 0.01, "
-        "a wrong temperature 0.1: trainer-speed.md)",
-        0.02,
-    )
-    drift_sample: int = option("pairs on which that gap is measured (own)", 32)
     chosen_fall: float = option(
         "warn when the chosen log-prob has fallen by this many nats a token; 0 = never (own)", 0.1
-    )
-    kl_limit: float = option(
-        "warn when the KL estimate passes this many nats a completion; 0 = never (docs/log.md: quality fell at 12.7, doubled)",
-        25.0,
     )
 
     def __post_init__(self) -> None:
@@ -114,14 +95,10 @@ class DpoOptions(TrainOptions):
                 raise ValueError(f"{own.name} has no meaning for {self.loss}; hint: --loss {' or '.join(losses)}")
         if self.reference_free and self.reference != "computed":
             raise ValueError(f"{self.loss} has no reference; hint: leave --reference out")
-        if self.reference_model and (self.reference_free or self.reference == "base"):
-            raise ValueError(
-                f"reference_model has no meaning for --loss {self.loss} --reference {self.reference}; hint: drop it"
-            )
-        if self.reference == "base" and not self.adapted:
-            raise ValueError("reference base is the model without its adapter; hint: give --lora-rank or --adapter")
-        if self.batch_pairs < 1 or self.drift_sample < 1 or self.batch_prompts < 0:
-            raise ValueError("batch_pairs and drift_sample are at least 1, batch_prompts at least 0")
+        if self.reference_free and self.reference_model:
+            raise ValueError(f"reference_model has no meaning for --loss {self.loss}; hint: drop it")
+        if self.batch_pairs < 1 or self.batch_prompts < 0:
+            raise ValueError("batch_pairs is at least 1, batch_prompts at least 0")
 
     @property
     def reference_free(self) -> bool:
@@ -130,18 +107,28 @@ class DpoOptions(TrainOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class KtoOptions(TrainOptions):
+class KtoOptions(ReferenceOptions):
     """KTO on completions that are good or bad by themselves: `pipeline export --as kto`, or any such rows.
 
     Rows (JSONL or Parquet) are {"prompt": ..., "completion": ..., "label": true or false}, prompt and completion each a text or
-    a list of messages. The reference is the model before the first step.
+    a list of messages.
     """
+
+    reference: Literal["computed", "base"] = option(
+        "computed = one pass of the model before training, cached; base = with LoRA, the model without its adapter, asked in "
+        "every step",
+        "computed",
+    )
 
     beta: float = option("strength of the pull to the reference (2402.01306: 0.1)", 0.1)
     kto_desirable: float = option("weight of good completions (TRL's)", 1.0)
     kto_undesirable: float = option("weight of bad completions (TRL's)", 1.0)
     batch_completions: int = option(
         "completions of one optimizer step (KTO's own code: 32; here 64, as dpo's pairs)", 64
+    )
+    good_fall: float = option(
+        "warn when the good completions' log-prob has fallen by this many nats a token; 0 = never (as dpo's chosen)",
+        0.1,
     )
 
     def __post_init__(self) -> None:
@@ -220,7 +207,7 @@ class RlOptions(TrainOptions):
             raise ValueError(f"clip is {self.clip}, importance_cap {self.importance_cap}; hint: 0 to 1, and at least 1")
         if self.eval_data:
             raise ValueError("rl has no held-out loss; hint: `python -m pipeline evaluate` measures a policy")
-        if "chosen_fall" in self.stop_on:
+        if set(self.stop_on) - {"kl"}:
             raise ValueError("rl has no chosen completions; hint: --stop-on kl")
 
 

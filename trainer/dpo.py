@@ -16,8 +16,10 @@ from torch import Tensor
 from trainer.adapters import without_adapter
 from trainer.attention_choice import prepare
 from trainer.batches import shuffled, steps_by_count, steps_by_prompt
+from trainer.command import Objectives, carry_out
 from trainer.config import DpoOptions, LogpsOptions
 from trainer.data import data_files
+from trainer.evaluate import warn_of_trained
 from trainer.identity import fingerprint
 from trainer.logps import logps_of
 from trainer.losses import PairLogps, pair_losses
@@ -28,24 +30,17 @@ from trainer.ranks import Ranks, joined
 from trainer.reference import (
     Logps,
     cache_key,
-    check_drift,
-    drift,
     files_hash,
-    load_frozen,
     reference_logps,
     sampler_files,
     score,
-    spread_sample,
     write_logps,
 )
-from trainer.runlog import say
 from trainer.sharding import Turns
-from trainer.start import finished, logps_path, open_optimizer, prepare_out
+from trainer.start import logps_path, prepare_out
 from trainer.strangers import strangers_of
-from trainer.train import Job, Outcome, train
-from trainer.watchdog import Limit
-
-EXACT = 1e-4  # nats a token: float32 log-probs of one model differ by rounding only (measured 1e-6)
+from trainer.train import Outcome
+from trainer.watchdog import Limit, kl_limit
 
 
 class DpoObjective:
@@ -123,11 +118,7 @@ def limits_of(options: DpoOptions) -> tuple[Limit, ...]:
         "chosen_fall", options.chosen_fall, fall_of, "chosen_shift", highest=False,
         what="the chosen log-prob has fallen by {:.2g} nats a token", hint=hint,
     )  # fmt: skip
-    far = Limit(
-        "kl", options.kl_limit, lambda means: means.get("kl"), "kl", highest=True,
-        what="the KL estimate is {:.3g} nats a completion", hint=hint,
-    )  # fmt: skip
-    return fell, far
+    return fell, kl_limit(options.kl_limit, hint)
 
 
 def fall_of(means: dict[str, float]) -> float | None:
@@ -149,34 +140,10 @@ def strangers(pairs: Sequence[Pair], max_length: int) -> list[Pair]:
     ]
 
 
-def all_references(loaded: Loaded, found: PairSet, options: DpoOptions, ranks: Ranks) -> Logps:
-    """The reference's log-probs of every pair that the loss asks of it: of none where it has none, or asks in every step."""
-    if options.reference_free or options.reference == "base":
-        return {}
-    asked = load_frozen(options.reference_model, options, loaded) if options.reference_model else loaded
-    logps = reference_logps(asked, found, options, ranks)
-    if options.loss == "kto":
-        logps = logps | reference_logps(asked, PairSet(strangers(found.pairs, options.max_length)), options, ranks)
-    return logps
-
-
-def start_check(loaded: Loaded, pairs: Sequence[Pair], reference: Logps, options: DpoOptions, ranks: Ranks) -> None:
-    """Prints how far policy and reference are apart before the first step, and bounds it where they are one model."""
-    if options.reference_free or options.reference == "base":
-        return
-    probe = spread_sample(pairs, options.drift_sample)
-    exact = loaded.dtype == torch.float32 and options.reference == "computed"
-    gap = drift(score(loaded, probe, options, ranks), reference, probe)
-    if options.reference_model:
-        say(f"policy against {options.reference_model} at step 0: {gap}")
-        return
-    check_drift("policy against reference at step 0", gap, EXACT if exact else options.drift_limit)
-
-
 def identity_of(options: DpoOptions, loaded: Loaded, found: PairSet, held: PairSet | None) -> str:
-    """The run's fingerprint. Held-out pairs are in it where they decide when the run stops."""
+    """The run's fingerprint."""
     sampler = files_hash(sampler_files(options)) if options.reference == "sampler" else None
-    held_out = held.data_hash if held is not None and options.patience else None
+    held_out = held.data_hash if held is not None else None
     other = model_hash(options.reference_model) if options.reference_model else None
     return fingerprint(
         options, data=found.data_hash, sampler=sampler, held_out=held_out, reference_model=other, **loaded.hashes
@@ -190,17 +157,14 @@ def held_out_pairs(options: DpoOptions, loaded: Loaded, found: PairSet) -> PairS
     held = read_pairs(data_files(options.eval_data), loaded, options.max_length, cut_prompt=options.cut_prompt)
     tell(held, loaded, ", ".join(options.eval_data))
     held.refusals.write(Path(options.out) / "refused-eval.jsonl")
-    trained = {tuple(pair.prompt) for pair in found.pairs}
-    both = sum(tuple(pair.prompt) in trained for pair in held.pairs)
-    if both:
-        say(f"warning: the prompts of {both} held-out pairs are trained on as well; hint: hold out whole prompts")
+    warn_of_trained((pair.prompt for pair in found.pairs), (pair.prompt for pair in held.pairs))
     return held
 
 
 def objective_of(loaded: Loaded, found: PairSet, options: DpoOptions, ranks: Ranks) -> DpoObjective:
-    """Pairs with their reference log-probs, checked against the policy, which has made no step yet."""
-    reference = all_references(loaded, found, options, ranks)
-    start_check(loaded, found.pairs, reference, options, ranks)
+    """Pairs with their reference log-probs."""
+    more = [PairSet(strangers(found.pairs, options.max_length))] if options.loss == "kto" else []
+    reference = reference_logps(loaded, found, more, options, ranks)
     return DpoObjective(found.pairs, reference, loaded, options)
 
 
@@ -214,15 +178,12 @@ def run(options: DpoOptions) -> dict[str, Any]:
     found.refusals.write(out / "refused.jsonl")
     held = held_out_pairs(options, loaded, found)
     identity = identity_of(options, loaded, found, held)
-    before = finished(out, identity)
-    if before is not None:
-        return before
-    with joined(loaded.device) as ranks:
-        optimizer = open_optimizer(loaded, options, ranks)
-        objective = objective_of(loaded, found, options, ranks)
-        held_out = objective_of(loaded, held, replace(options, data=options.eval_data), ranks) if held else None
-        result = train(Job(loaded, optimizer, objective, options, identity, ranks, held_out))
-    return {**result, "refused": dict(found.refused)}
+
+    def objectives(ranks: Ranks) -> Objectives:
+        trained = objective_of(loaded, found, options, ranks)
+        return trained, objective_of(loaded, held, replace(options, data=options.eval_data), ranks) if held else None
+
+    return carry_out(loaded, options, identity, objectives, found.refused)
 
 
 def run_logps(options: LogpsOptions) -> dict[str, Any]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from trainer.batches import micro_batches
+from trainer.data import Ids
 from trainer.errors import TrainerError
 from trainer.logps import shapes_for
 from trainer.model import micro_batch_budget
+from trainer.runlog import say
 from trainer.sharding import turns
 from trainer.watchdog import Batch, everywhere, listed
 
@@ -22,7 +25,9 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def evaluate(job: Job, held_out: Objective) -> dict[str, float]:
-    """The held-out items' loss (their weighted mean) and the mean of every metric, as `eval_*`. Every rank must call it.
+    """The held-out items' loss (their weighted mean) and what a step's log line would show of them, as `eval_*`.
+
+    Every rank must call it.
 
     Raises:
         TrainerError: the loss is not finite, naming the items.
@@ -48,9 +53,17 @@ def evaluate(job: Job, held_out: Objective) -> dict[str, float]:
         rows = everywhere(job.ranks, Batch(done, held_out.ids, held_out.weights, held_out.metrics).rows(None))
         bad = [name for name, value in rows if not math.isfinite(value)]
         raise TrainerError(f"the held-out loss is {loss}, in {listed(bad)}; hint: look at these rows, or lower --lr")
-    means = {f"eval_{name}": value / len(items) for name, value in zip(held_out.metrics, sums, strict=True)}
-    seconds = time.perf_counter() - began
-    return {"eval_loss": loss / math.fsum(held_out.weights), **means, "eval_items_per_s": len(items) / seconds}
+    means = {name: value / len(items) for name, value in zip(held_out.metrics, sums, strict=True)}
+    shown = held_out.numbers(means, len(items), time.perf_counter() - began)
+    return {"eval_loss": loss / math.fsum(held_out.weights), **{f"eval_{name}": shown[name] for name in shown}}
+
+
+def warn_of_trained(trained: Iterable[Ids], held: Iterable[Ids]) -> None:
+    """Says how many held-out rows have a prompt that is trained on."""
+    known = {tuple(prompt) for prompt in trained}
+    both = sum(tuple(prompt) in known for prompt in held)
+    if both:
+        say(f"warning: the prompts of {both} held-out rows are trained on as well; hint: hold out whole prompts")
 
 
 @dataclass

@@ -40,6 +40,11 @@ def config_hash(parts: Any) -> str:
 
 
 def fingerprint(options: TrainOptions, **content: str | None) -> str:
-    """The identity of a run: its options that change the weights, and the hashes of its inputs."""
+    """The identity of a run: its options that change the weights, and the hashes of its inputs.
+
+    Those of `held_out` data change the weights only where an evaluation may end the run.
+    """
+    if not options.patience and "held_out" in content:
+        content["held_out"] = None
     kept = {k: v for k, v in dataclasses.asdict(options).items() if k not in NOT_IN_FINGERPRINT}
     return config_hash([type(options).__name__, kept, content])

@@ -7,47 +7,55 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from trainer.adapters import without_adapter
 from trainer.batches import shuffled, steps_by_count
+from trainer.command import Objectives, carry_out
 from trainer.config import KtoOptions
 from trainer.data import Encoded, data_files
 from trainer.defects import Refused
 from trainer.errors import UsageError
+from trainer.evaluate import warn_of_trained
 from trainer.identity import fingerprint
 from trainer.logps import logps_of
 from trainer.losses import kto_row_loss
-from trainer.model import Loaded, load
+from trainer.model import Loaded, load, model_hash
 from trainer.packing import Tree
-from trainer.pairs import Pair
-from trainer.ranks import Ranks, joined
-from trainer.reference import Logps, score
+from trainer.pairs import Pair, PairSet
+from trainer.ranks import Ranks
+from trainer.reference import Logps, reference_logps
 from trainer.runlog import say
 from trainer.sft import content_ids, documents
 from trainer.sharding import Turns
-from trainer.start import finished, open_optimizer, prepare_out
+from trainer.start import prepare_out
 from trainer.strangers import strangers_of
-from trainer.train import Job, Outcome, train
-from trainer.watchdog import Limit
+from trainer.train import Outcome
+from trainer.watchdog import Limit, kl_limit
 
 NO_LABEL = "its label is neither true nor false"
+HINT = "lower --lr, or raise --beta"
 
 
 @dataclass(frozen=True)
 class Rated:
     """Completions with their labels, sorted by id, each beside a stranger: another prompt's completion, for the KL estimate.
 
-    A pair here is (completion, stranger) behind the completion's prompt.
+    A pair here is (completion, stranger) behind the completion's prompt: both are scored under the reference alike.
     """
 
-    pairs: tuple[Pair, ...]
+    found: PairSet
     good: tuple[bool, ...]
-    refused: Refused
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """Completion and stranger, in the order of `good`."""
+        return self.found.pairs
 
     @property
     def data_hash(self) -> str:
@@ -56,13 +64,11 @@ class Rated:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
 
 
-def with_strangers(rows: Sequence[tuple[str, Encoded]], max_length: int) -> tuple[Pair, ...]:
+def with_strangers(rows: Sequence[tuple[str, Encoded]], max_length: int) -> list[Pair]:
     """Each row beside another prompt's completion."""
     names, prompts, sizes = zip(*((name, item.prompt, len(item.completion)) for name, item in rows), strict=True)
     others = (rows[j][1].completion for j in strangers_of(names, prompts, sizes, max_length))
-    return tuple(
-        Pair(name, item.prompt, item.completion, other) for (name, item), other in zip(rows, others, strict=True)
-    )
+    return [Pair(name, item.prompt, item.completion, other) for (name, item), other in zip(rows, others, strict=True)]
 
 
 def read_rated(sources: Sequence[str], loaded: Loaded, options: KtoOptions, told: str) -> Rated:
@@ -86,60 +92,78 @@ def read_rated(sources: Sequence[str], loaded: Loaded, options: KtoOptions, told
     say(f"{len(kept)} completions, {n_good} of them good")
     rows = sorted(zip(content_ids([item for item, _ in kept]), kept, strict=True), key=lambda row: row[0])
     pairs = with_strangers([(name, item) for name, (item, _) in rows], options.max_length)
-    return Rated(pairs, tuple(good for _, (_, good) in rows), refused)
+    return Rated(PairSet(pairs, refused), tuple(good for _, (_, good) in rows))
 
 
 class KtoObjective:
     """loss = mean over completions of losses.kto_row_loss."""
 
-    metrics = ("good", "good_times_shift", "bad_times_shift", "good_times_tokens", "bad_times_tokens")
-    limits: tuple[Limit, ...] = ()
+    metrics = (
+        "good", "good_times_shift", "bad_times_shift", "good_times_tokens", "bad_times_tokens", "kl", "accuracy",
+    )  # fmt: skip
 
     def __init__(self, rated: Rated, reference: Logps, loaded: Loaded, options: KtoOptions) -> None:
         self.pairs, self.good, self.reference = rated.pairs, rated.good, reference
-        self.trees = [Tree(pair.prompt, (pair.chosen,)) for pair in rated.pairs]
         self.ids = [pair.pair_id for pair in rated.pairs]
-        self.shapes = [tree.shape for tree in self.trees]
+        self.shapes = [self.tree(i, 0).shape for i in range(len(self.ids))]
         self.lengths = [shape.n_plain for shape in self.shapes]
         self.weights = [1.0] * len(self.ids)
         self.options = options
         self.device = loaded.device
-        self.kl = torch.zeros((), device=self.device)
+        self.stranger_shift = torch.zeros((), device=self.device)
+        self.limits = limits_of(options)
 
     def steps(self, epoch: int) -> Iterator[list[int]]:
         return steps_by_count(shuffled(self.ids, self.options.seed, epoch), self.options.batch_completions)
 
-    def ratios(self, model: Any, trees: Sequence[Tree], names: Sequence[str], side: int) -> Tensor:
-        """log pi - log pi_ref of each tree's completion. Shapes: -> (B,)."""
-        logps_B = logps_of(model, trees, self.device, self.options.head_mib << 20)
-        return logps_B - logps_B.new_tensor([self.reference[name][side] for name in names])
+    def tree(self, item: int, side: int) -> Tree:
+        """A row's prompt with its completion (side 0) or its stranger (side 1)."""
+        pair = self.pairs[item]
+        return Tree(pair.prompt, ((pair.chosen, pair.rejected)[side],))
+
+    def shifts(self, model: Any, items: Sequence[int], side: int) -> Tensor:
+        """log pi - log pi_ref of each row's completion (side 0) or stranger (side 1). Shapes: -> (B,)."""
+        trees = [self.tree(i, side) for i in items]
+        policy_B = self.policy_logps(model, trees)
+        if self.options.reference == "base":
+            with torch.no_grad(), without_adapter(model):
+                reference_B = self.policy_logps(model, trees)
+        else:
+            reference_B = policy_B.new_tensor([self.reference[self.ids[i]][side] for i in items])
+        return policy_B - reference_B
+
+    def policy_logps(self, model: Any, trees: Sequence[Tree]) -> Tensor:
+        """The model's log-prob of each tree's one completion. Shapes: -> (B,)."""
+        return logps_of(model, trees, self.device, self.options.head_mib << 20)
 
     @torch.no_grad()
     def begin(self, model: Any, parts: Turns, ranks: Ranks) -> None:
-        """The estimate of the KL: the strangers' mean log pi - log pi_ref over the whole step."""
+        """KTO's z before it is bounded: the mean shift of the strangers over the whole step."""
         total = torch.zeros(2, dtype=torch.float64, device=self.device)
         for part, counts in parts:
-            pairs = [self.pairs[i] for i in part]
-            trees = [Tree(pair.prompt, (pair.rejected,)) for pair in pairs]
-            ratio_B = self.ratios(model, trees, [pair.pair_id for pair in pairs], 1)
+            shift_B = self.shifts(model, part, 1)
             if counts:
-                total += torch.stack([ratio_B.double().sum(), torch.tensor(len(part), device=self.device)])
+                total += torch.stack([shift_B.double().sum(), torch.tensor(len(part), device=self.device)])
         ranks.sum_in_place([total])
-        self.kl = (total[0] / total[1]).float()
+        self.stranger_shift = (total[0] / total[1]).float()
 
     def outcome(self, model: Any, items: Sequence[int]) -> Outcome:
-        ratio_B = self.ratios(model, [self.trees[i] for i in items], [self.ids[i] for i in items], 0)
+        shift_B = self.shifts(model, items, 0)
         good_B = torch.tensor([self.good[i] for i in items], device=self.device)
+        options = self.options
         losses_B = kto_row_loss(
-            ratio_B, good_B, self.options.beta, self.kl, self.options.kto_desirable, self.options.kto_undesirable
+            shift_B, good_B, options.beta, self.stranger_shift, options.kto_desirable, options.kto_undesirable
         )
-        size_B = ratio_B.new_tensor([len(self.pairs[i].chosen) for i in items])
-        shift_B, good, bad = ratio_B.detach(), good_B.float(), (~good_B).float()
-        metrics_BM = torch.stack([good, good * shift_B, bad * shift_B, good * size_B, bad * size_B], dim=1)
-        return Outcome(losses_B.sum(), losses_B.detach(), metrics_BM)
+        size_B = shift_B.new_tensor([len(self.pairs[i].chosen) for i in items])
+        shift_B, good, bad = shift_B.detach(), good_B.float(), (~good_B).float()
+        right_B = ((shift_B > self.stranger_shift.clamp(min=0)) == good_B).float()
+        columns = [good, good * shift_B, bad * shift_B, good * size_B, bad * size_B, -shift_B, right_B]
+        return Outcome(losses_B.sum(), losses_B.detach(), torch.stack(columns, dim=1))
 
     def numbers(self, means: dict[str, float], n_items: int, seconds: float) -> dict[str, float]:
-        found = {"good": means["good"], "kl": float(self.kl)}
+        found = {name: means[name] for name in ("good", "accuracy", "kl")}
+        found["kl_per_token"] = means["kl"] / (means["good_times_tokens"] + means["bad_times_tokens"])
+        found["stranger_shift"] = float(self.stranger_shift)
         for side, share in (("good", means["good"]), ("bad", 1 - means["good"])):
             if share > 0:
                 found[f"{side}_shift"] = means[f"{side}_times_shift"] / share
@@ -147,25 +171,37 @@ class KtoObjective:
         return found | {"completions_per_s": n_items / seconds}
 
 
+def limits_of(options: KtoOptions) -> tuple[Limit, ...]:
+    """What the watchdog looks at: how far the good completions' log-prob fell, and the KL estimate."""
+    fell = Limit(
+        "good_fall", options.good_fall, fall_of, "good_times_shift", highest=False,
+        what="the good completions' log-prob has fallen by {:.2g} nats a token", hint=HINT,
+    )  # fmt: skip
+    return fell, kl_limit(options.kl_limit, HINT)
+
+
+def fall_of(means: dict[str, float]) -> float | None:
+    """How far the good completions' log-prob fell in a step, nats a token; None where it has none."""
+    return -means["good_times_shift"] / means["good_times_tokens"] if means["good"] > 0 else None
+
+
 def run(options: KtoOptions) -> dict[str, Any]:
     """`python -m trainer kto`."""
     data_files(options.data, (".parquet", ".jsonl"))  # a wrong path is said before a model is read
-    out = prepare_out(options)
+    prepare_out(options)
     loaded = load(options)
     rated = read_rated(options.data, loaded, options, "refused.jsonl")
     held = read_rated(options.eval_data, loaded, options, "refused-eval.jsonl") if options.eval_data else None
-    held_hash = held.data_hash if held is not None and options.patience else None
-    identity = fingerprint(options, data=rated.data_hash, held_out=held_hash, **loaded.hashes)
-    before = finished(out, identity)
-    if before is not None:
-        return before
-    with joined(loaded.device) as ranks:
-        optimizer = open_optimizer(loaded, options, ranks)
+    warn_of_trained((pair.prompt for pair in rated.pairs), (pair.prompt for pair in held.pairs) if held else ())
+    hashes = {"data": rated.data_hash, "held_out": held.data_hash if held else None}
+    other = model_hash(options.reference_model) if options.reference_model else None
+    identity = fingerprint(options, **hashes, reference_model=other, **loaded.hashes)
 
-        def objective_of(found: Rated) -> KtoObjective:
-            return KtoObjective(found, score(loaded, found.pairs, options, ranks), loaded, options)
+    def objective_of(one: Rated, asked: KtoOptions, ranks: Ranks) -> KtoObjective:
+        return KtoObjective(one, reference_logps(loaded, one.found, (), asked, ranks), loaded, options)
 
-        objective = objective_of(rated)
-        held_out = None if held is None else objective_of(held)
-        result = train(Job(loaded, optimizer, objective, options, identity, ranks, held_out))
-    return {**result, "refused": dict(rated.refused.counts)}
+    def objectives(ranks: Ranks) -> Objectives:
+        trained = objective_of(rated, options, ranks)
+        return trained, objective_of(held, replace(options, data=options.eval_data), ranks) if held else None
+
+    return carry_out(loaded, options, identity, objectives, rated.found.refused)

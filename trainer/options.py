@@ -90,7 +90,7 @@ class TrainOptions(ModelOptions):
         "the type of AdamW's two moments; bfloat16 saves 4 bytes a parameter (the second is rounded at random)",
         "float32",
     )
-    stop_on: tuple[Literal["chosen_fall", "kl"], ...] = option(
+    stop_on: tuple[Literal["chosen_fall", "good_fall", "kl"], ...] = option(
         "limits of the watchdog that stop the run (exit code 4) instead of warning; a number that is not finite always stops",
         (),
     )
@@ -130,3 +130,47 @@ class TrainOptions(ModelOptions):
     def adapted(self) -> bool:
         """Whether adapters are trained in place of all weights."""
         return bool(self.lora_rank or self.adapter)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceOptions(TrainOptions):
+    """What the commands share that measure completions from a reference."""
+
+    reference: Literal["computed", "sampler", "base"] = option(
+        "computed = one pass of the model before training, cached; sampler = the dataset's sampler_logps "
+        "where they are this model's, the others computed; base = with LoRA, the model without its adapter, asked in every step",
+        "computed",
+    )
+    reference_model: str = option("the reference, where it is not --model as it is before the first step", "")
+    cache: str = option(
+        "folder of cached reference log-probs; empty = reference_logps/ beside the dataset, or in --out", ""
+    )
+    drift_limit: float = option(
+        "largest mean gap, nats a token, between reference and policy at step 0 (bfloat16 noise is below 0.01, "
+        "a wrong temperature 0.1: trainer-speed.md)",
+        0.02,
+    )
+    drift_sample: int = option("rows on which that gap is measured (own)", 32)
+    kl_limit: float = option(
+        "warn when the KL estimate passes this many nats a completion; 0 = never (docs/log.md: quality fell at 12.7, doubled)",
+        25.0,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reference == "base" and not self.adapted:
+            raise ValueError("reference base is the model without its adapter; hint: give --lora-rank or --adapter")
+        if self.reference_model and self.reference == "base":
+            raise ValueError("reference_model has no meaning for --reference base; hint: drop it")
+        if self.drift_sample < 1:
+            raise ValueError("drift_sample is at least 1")
+
+    @property
+    def reference_free(self) -> bool:
+        """Whether the loss has no reference, so that no reference pass is made."""
+        return False
+
+    @property
+    def reference_known(self) -> bool:
+        """Whether the reference's log-probs are had before the first step: not of a loss that has none or asks in every step."""
+        return not self.reference_free and self.reference != "base"

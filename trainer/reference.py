@@ -21,18 +21,18 @@ from tqdm import tqdm
 from trainer.attention_choice import prepare
 from trainer.batches import micro_batches
 from trainer.checkpoint import flush
-from trainer.config import DpoOptions
 from trainer.errors import TrainerError, UsageError
 from trainer.identity import config_hash
 from trainer.logps import logps_of, shapes_for
 from trainer.model import Loaded, cast_parameters, load, micro_batch_budget
-from trainer.options import ModelOptions, TrainOptions
+from trainer.options import ModelOptions, ReferenceOptions, TrainOptions
 from trainer.pairs import Pair, PairSet
 from trainer.ranks import Ranks
 from trainer.runlog import say
 from trainer.sharding import turns
 
 Logps = dict[str, tuple[float, float]]  # pair_id -> (chosen, rejected), nats
+EXACT = 1e-4  # nats a token: float32 log-probs of one model differ by rounding only (measured 1e-6)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def cache_key(loaded: Loaded, data_hash: str, options: ModelOptions) -> dict[str
     }
 
 
-def cache_folder(options: DpoOptions) -> Path:
+def cache_folder(options: ReferenceOptions) -> Path:
     """`--cache`; else `reference_logps/` beside the dataset folder; else, where that cannot be written, in the output folder."""
     if options.cache:
         return Path(options.cache)
@@ -141,7 +141,7 @@ def read_logps(path: Path, names: Iterable[str]) -> Logps | None:
     return logps if set(logps) == set(names) else None
 
 
-def computed(loaded: Loaded, found: PairSet, options: DpoOptions, ranks: Ranks) -> Logps:
+def computed(loaded: Loaded, found: PairSet, options: ReferenceOptions, ranks: Ranks) -> Logps:
     """From the cache when it has these very numbers; else one pass of the model, then cached."""
     key = cache_key(loaded, found.data_hash, options)
     path = cache_folder(options) / f"{config_hash(key)}.parquet"
@@ -153,11 +153,11 @@ def computed(loaded: Loaded, found: PairSet, options: DpoOptions, ranks: Ranks) 
     logps = score(loaded, found.pairs, options, ranks)
     if ranks.is_first:
         write_logps(path, logps, key)
-        say(f"reference log-probs of {len(logps)} pairs cached in {path}")
+        say(f"reference log-probs of {len(logps)} rows cached in {path}")
     return logps
 
 
-def sampler_files(options: DpoOptions) -> list[Path]:
+def sampler_files(options: ReferenceOptions) -> list[Path]:
     """The side files beside the dataset.
 
     Raises:
@@ -225,7 +225,7 @@ def check_drift(what: str, found: Drift, limit: float) -> None:
         )
 
 
-def from_sampler(loaded: Loaded, found: PairSet, options: DpoOptions, ranks: Ranks) -> Logps:
+def from_sampler(loaded: Loaded, found: PairSet, options: ReferenceOptions, ranks: Ranks) -> Logps:
     """The sampler's log-probabilities where they are this model's, checked on a sample; the others are computed."""
     theirs = sampled(sampler_files(options), loaded.model_hash)
     covered = [pair for pair in found.pairs if pair.pair_id in theirs]
@@ -240,7 +240,33 @@ def from_sampler(loaded: Loaded, found: PairSet, options: DpoOptions, ranks: Ran
     return kept | (computed(loaded, PairSet(rest), options, ranks) if rest else {})
 
 
-def reference_logps(loaded: Loaded, found: PairSet, options: DpoOptions, ranks: Ranks) -> Logps:
-    """The reference's log-probabilities of every pair, by the option."""
+def reference_logps(
+    loaded: Loaded, found: PairSet, more: Sequence[PairSet], options: ReferenceOptions, ranks: Ranks
+) -> Logps:
+    """The reference's log-probabilities of every pair of these sets, by the options: of none where it is not known beforehand.
+
+    The policy, which has made no step yet, is compared with it on the first set.
+
+    Raises:
+        TrainerError: they are one model, and disagree.
+    """
+    if not options.reference_known:
+        return {}
+    asked = load_frozen(options.reference_model, options, loaded) if options.reference_model else loaded
     source = from_sampler if options.reference == "sampler" else computed
-    return source(loaded, found, options, ranks)
+    logps = {name: pair for part in (found, *more) for name, pair in source(asked, part, options, ranks).items()}
+    start_check(loaded, found.pairs, logps, options, ranks)
+    return logps
+
+
+def start_check(
+    loaded: Loaded, pairs: Sequence[Pair], reference: Logps, options: ReferenceOptions, ranks: Ranks
+) -> None:
+    """Prints how far policy and reference are apart before the first step, and bounds it where they are one model."""
+    probe = spread_sample(pairs, options.drift_sample)
+    exact = loaded.dtype == torch.float32 and options.reference == "computed"
+    gap = drift(score(loaded, probe, options, ranks), reference, probe)
+    if options.reference_model:
+        say(f"policy against {options.reference_model} at step 0: {gap}")
+        return
+    check_drift("policy against reference at step 0", gap, EXACT if exact else options.drift_limit)

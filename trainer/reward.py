@@ -25,6 +25,7 @@ from trainer.checkpoint import write_text
 from trainer.config import RewardModelOptions
 from trainer.data import Ids, data_files, render
 from trainer.errors import UsageError
+from trainer.evaluate import warn_of_trained
 from trainer.identity import fingerprint
 from trainer.logps import end_hidden, shapes_for
 from trainer.losses import bradley_terry_loss
@@ -193,11 +194,11 @@ def name_padding(out: Path, loaded: Loaded) -> None:
 
 
 def identity_of(options: RewardModelOptions, loaded: Loaded, found: PairSet, held: PairSet) -> str:
-    """The run's fingerprint. Held-out pairs are in it where they decide when the run stops."""
+    """The run's fingerprint."""
     asked = [pair.margin for pair in found.pairs] if options.margin_weight else []
     margins_hash = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:32]
-    held_out = held.data_hash if options.patience else None
-    return fingerprint(options, data=found.data_hash, margins=margins_hash, held_out=held_out, **loaded.hashes)
+    hashes = {"data": found.data_hash, "margins": margins_hash, "held_out": held.data_hash}
+    return fingerprint(options, **hashes, **loaded.hashes)
 
 
 def pairs_of(sources: Sequence[str], loaded: Loaded, options: RewardModelOptions, refused: str) -> PairSet:
@@ -217,6 +218,7 @@ def run(options: RewardModelOptions) -> dict[str, Any]:
     loaded = load(options)
     found = pairs_of(options.data, loaded, options, "refused.jsonl")
     held = pairs_of(options.eval_data, loaded, options, "refused-eval.jsonl")
+    warn_of_trained((pair.prompt for pair in found.pairs), (pair.prompt for pair in held.pairs))
     identity = identity_of(options, loaded, found, held)
     before = finished(out, identity)
     if before is not None:

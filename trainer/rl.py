@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from trainer.batches import micro_batches, shuffled, steps_by_count
+from trainer.command import Objectives, carry_out
 from trainer.config import RlOptions
 from trainer.errors import TrainerError
 from trainer.groups import Group, GroupSet, group_files, read_groups, tell
@@ -29,13 +30,13 @@ from trainer.policy_gradient import (
     shaped_rewards,
     truncated_weights,
 )
-from trainer.ranks import Ranks, joined
+from trainer.ranks import Ranks
 from trainer.reference import Drift, check_drift, load_frozen
 from trainer.runlog import say
 from trainer.sharding import Turns, turns
-from trainer.start import finished, open_optimizer, prepare_out
-from trainer.train import Job, Outcome, train
-from trainer.watchdog import Limit, listed
+from trainer.start import prepare_out
+from trainer.train import Outcome
+from trainer.watchdog import kl_limit, listed
 
 Logps = dict[str, float]  # completion id -> nats, at the temperature of sampling
 NAN = float("nan")
@@ -67,7 +68,7 @@ class RlObjective:
         self.known = known
         self.options = options
         self.device = loaded.device
-        self.limits = kl_limits(options)
+        self.limits = (kl_limit(options.kl_limit, hint="lower --lr, raise --beta, or sample again"),)
 
     def steps(self, epoch: int) -> Iterator[list[int]]:
         return steps_by_count(shuffled(self.ids, self.options.seed, epoch), self.options.batch_prompts)
@@ -116,15 +117,6 @@ class RlObjective:
     def numbers(self, means: dict[str, float], n_items: int, seconds: float) -> dict[str, float]:
         per_token = {"kl_per_token": means["kl"] / means["completion_tokens"]}
         return {**means, **per_token, "prompts_per_s": n_items / seconds}
-
-
-def kl_limits(options: RlOptions) -> tuple[Limit, ...]:
-    """What the watchdog looks at: how far the policy is from the reference on its own samples."""
-    far = Limit(
-        "kl", options.kl_limit, lambda means: means.get("kl"), "kl", highest=True,
-        what="the KL estimate is {:.3g} nats a completion", hint="lower --lr, raise --beta, or sample again",
-    )  # fmt: skip
-    return (far,)
 
 
 def policy_logps(
@@ -193,18 +185,14 @@ def before_first_step(loaded: Loaded, found: GroupSet, options: RlOptions, ranks
 def run(options: RlOptions) -> dict[str, Any]:
     """`python -m trainer rl`."""
     completions, labels = group_files(options)
-    out = prepare_out(options)
+    prepare_out(options)
     loaded = load(options)
     found = read_groups(completions, labels, loaded, options.max_length, rank=options.scores == "rank")
     tell(found, ", ".join(options.data))
     reference = model_hash(options.reference_model) if options.reference_model else None
     identity = fingerprint(options, data=found.data_hash, reference_model=reference, **loaded.hashes)
-    before = finished(out, identity)
-    if before is not None:
-        return before
-    with joined(loaded.device) as ranks:
-        optimizer = open_optimizer(loaded, options, ranks)
-        known = before_first_step(loaded, found, options, ranks)
-        objective = RlObjective(found, known, loaded, options)
-        result = train(Job(loaded, optimizer, objective, options, identity, ranks))
-    return {**result, "refused": dict(found.refused)}
+
+    def objectives(ranks: Ranks) -> Objectives:
+        return RlObjective(found, before_first_step(loaded, found, options, ranks), loaded, options), None
+
+    return carry_out(loaded, options, identity, objectives, found.refused)

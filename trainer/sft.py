@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.batches import shuffled, steps_by_tokens
+from trainer.command import carry_out
 from trainer.config import SftOptions
 from trainer.data import UNREADABLE, Encoded, Texts, data_files, encode, grouped, read_rows, render, shorter_prompt
 from trainer.defects import CUT_PROMPT, NOT_UNICODE, Refused, contents, control_tokens, text_defect
@@ -21,11 +22,11 @@ from trainer.identity import fingerprint
 from trainer.logps import completion_logps
 from trainer.model import Loaded, load
 from trainer.packing import lay, tree_of
-from trainer.ranks import Ranks, joined
+from trainer.ranks import Ranks
 from trainer.runlog import say
 from trainer.sharding import Turns
-from trainer.start import finished, open_optimizer, prepare_out
-from trainer.train import Job, Outcome, train
+from trainer.start import prepare_out
+from trainer.train import Outcome
 from trainer.watchdog import Limit
 
 GROUP = 4096  # rows rendered and tokenised at a time
@@ -180,12 +181,6 @@ def run(options: SftOptions) -> dict[str, Any]:
     held = documents_of(options, options.eval_data, loaded, out / "refused-eval.jsonl")[0] if options.eval_data else []
     held_out = SftObjective(held, loaded, options) if held else None
     hashes = [content_hash(each) if each else None for each in (objective, held_out)]
-    identity = fingerprint(options, data=hashes[0], held_out=hashes[1] if options.patience else None, **loaded.hashes)
-    before = finished(out, identity)
-    if before is not None:
-        return before
+    identity = fingerprint(options, data=hashes[0], held_out=hashes[1], **loaded.hashes)
     say(f"{len(found)} rows, {sum(objective.lengths)} tokens, on {loaded.device} in {loaded.dtype}")
-    with joined(loaded.device) as ranks:
-        optimizer = open_optimizer(loaded, options, ranks)
-        result = train(Job(loaded, optimizer, objective, options, identity, ranks, held_out))
-    return {**result, "refused": dict(refused.counts)}
+    return carry_out(loaded, options, identity, lambda _: (objective, held_out), refused.counts)

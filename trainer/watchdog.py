@@ -37,6 +37,14 @@ class Limit:
     hint: str
 
 
+def kl_limit(most: float, hint: str) -> Limit:
+    """How far the policy is from its reference, by the metric `kl`."""
+    return Limit(
+        "kl", most, lambda means: means.get("kl"), "kl", highest=True,
+        what="the KL estimate is {:.3g} nats a completion", hint=hint,
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Batch:
     """What this rank saw of one step: for every micro-batch the items, their losses and their metrics."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-TIMINGS = ("pairs_per_s", "tokens_per_s", "eval_items_per_s")
+TIMINGS = ("pairs_per_s", "completions_per_s", "tokens_per_s", "eval_pairs_per_s", "eval_completions_per_s")
 
 
 def words(data: Path, model: Path, out: Path, *more: object) -> list[str]:

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 from tests.trainer.conftest import pair_row, write_dataset  # noqa: E402
 from trainer.config import REFERENCE_FREE, DpoOptions, Loss  # noqa: E402
 from trainer.data import data_files  # noqa: E402
-from trainer.dpo import DpoObjective, all_references, run, strangers  # noqa: E402
+from trainer.dpo import objective_of, run, strangers  # noqa: E402
 from trainer.errors import UsageError  # noqa: E402
 from trainer.model import Loaded, load  # noqa: E402
 from trainer.pairs import PairSet, read_pairs  # noqa: E402
@@ -77,7 +77,7 @@ def test_ktos_kl_is_measured_on_strangers_and_zero_at_the_start(
     folder: Path, model: Path, loaded: Loaded, found: PairSet, tmp_path: Path
 ) -> None:
     options = asked(folder, model, loss="kto", cache=str(tmp_path))
-    objective = DpoObjective(found.pairs, all_references(loaded, found, options, Ranks()), loaded, options)
+    objective = objective_of(loaded, found, options, Ranks())
     step = [([0, 1, 2], True), ([3, 4], True), ([5], False)]  # the last keeps step with another rank
     assert objective.kl_estimate(loaded.model, step, Ranks()).item() == pytest.approx(0, abs=1e-4)
     moved = {other.pair_id: 0.2 * i for i, other in enumerate(objective.strangers)}

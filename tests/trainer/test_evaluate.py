@@ -32,7 +32,7 @@ def test_held_out_numbers_are_those_of_the_same_pairs_in_training(
     code, _, said = trainer(*call, "--lr", "0")
     line = log(tmp_path / "out")[0]
     assert code == 0
-    assert "the prompts of 20 held-out pairs are trained on as well" in said
+    assert "the prompts of 20 held-out rows are trained on as well" in said
     for name in ("loss", "accuracy", "margin", "logp_chosen", "kl"):
         assert line[f"eval_{name}"] == pytest.approx(line[name], abs=1e-5)
 
@@ -61,7 +61,7 @@ def test_evaluation_is_no_slower_than_training(trainer: Any, model: Path, tmp_pa
     call = words(data, model, tmp_path / "out", "--eval-data", data, "--eval-every", "1", "--micro-batch-tokens", "512")
     trainer(*call, "--batch-pairs", "100")
     lines = log(tmp_path / "out")
-    fastest = [max(line[name] for line in lines) for name in ("eval_items_per_s", "pairs_per_s")]
+    fastest = [max(line[name] for line in lines) for name in ("eval_pairs_per_s", "pairs_per_s")]
     assert fastest[0] > fastest[1]
 
 

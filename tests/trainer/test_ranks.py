@@ -40,7 +40,9 @@ def folder(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     more = ("--eval-data", held, "--eval-every", "4", "--micro-batch-tokens", "96")  # several passes, unevenly dealt
     assert main(words(data, model, place / "one", *more)) == 0
     assert main(words(data, model, place / "one_lora", *more, *KINDS["cut_lora"])) == 0
+    assert main(kto_words(place, model, "one_kto")) == 0
     lines = [words(data, model, place / name, *more, *kind, "--cache", place / name) for name, kind in KINDS.items()]
+    lines.append(kto_words(place, model, "two_kto"))
     argv = [word for line in lines for word in (*line, "NEXT")][:-1]
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("ddp_run.py")), *argv],
@@ -48,8 +50,23 @@ def folder(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert [json.loads(line)["steps"] for line in done.stdout.splitlines()] == [8, 8, 8]  # the second process is silent
+    assert [json.loads(line)["steps"] for line in done.stdout.splitlines()] == [
+        8,
+        8,
+        8,
+        3,
+    ]  # the second process is silent
     return place
+
+
+def kto_words(place: Path, model: Path, name: str) -> list[str]:
+    """KTO on the chosen of some pairs and the rejected of others: 3 steps."""
+    data = place / "rated.jsonl"
+    sides = [(pair_row(n), "rejected" if n % 3 else "chosen") for n in range(20)]
+    rows = [{"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"} for row, side in sides]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ["kto", "--data", data, "--eval-data", data, "--model", model, "--out", place / name, "--lr", "1e-3"]
+    return [*map(str, given), "--batch-completions", "7", "--micro-batch-tokens", "96", "--no-tensorboard"]
 
 
 def apart(one: dict[str, Any], two: dict[str, Any], start: dict[str, Any]) -> float:
@@ -69,6 +86,16 @@ def test_two_processes_give_the_losses_and_weights_of_one(folder: Path, model: P
         if "eval_loss" in both:
             assert both["eval_loss"] == pytest.approx(alone["eval_loss"], abs=2e-5)
     assert apart(weights(folder / one), weights(folder / two), weights(model)) < 1e-3
+
+
+def test_ktos_z_is_that_of_all_ranks(folder: Path, model: Path) -> None:
+    """Each of two ranks sees other rows, and both get the estimate of one process over all of them."""
+    alone, both = log(folder / "one_kto"), log(folder / "two_kto")
+    assert abs(alone[-1]["eval_stranger_shift"]) > 1e-2
+    for name in ("loss", "stranger_shift", "kl", "good_shift", "bad_shift"):
+        assert [line[name] for line in both] == pytest.approx([line[name] for line in alone], abs=2e-4)
+    assert both[-1]["eval_stranger_shift"] == pytest.approx(alone[-1]["eval_stranger_shift"], abs=2e-4)
+    assert apart(weights(folder / "one_kto"), weights(folder / "two_kto"), weights(model)) < 1e-3
 
 
 def test_a_checkpoint_of_two_ranks_is_gone_on_from_by_one(trainer: Any, folder: Path, model: Path) -> None:

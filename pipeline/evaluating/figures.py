@@ -49,14 +49,31 @@ def exactly(value: float) -> Estimate:
 
 def draw(curves: Sequence[Curve], path: Path, across: str, up: str, title: str = "") -> None:
     """One panel with all curves, as PNG. Args: `across`, `up`: what the axes are."""
-    canvas = canvas_of(7, 4.6)
+    canvas = canvas_of(8, 5.2)
     axes = canvas.subplots()
     colours = iter(COLOURS * (1 + len(curves) // len(COLOURS)))
     for number, curve in enumerate(curves):
         lay(axes, curve, GREY if curve.reckoned else next(colours), above=number % 2 == 1)
     axes.set(xlabel=across, ylabel=up, title=title)
+    _frame(axes, curves)
     axes.legend(frameon=False, fontsize=8)
     save(canvas, path)
+
+
+def _frame(axes: Any, curves: Sequence[Curve]) -> None:
+    """Ends the axes where the curves that are not reckoned end: a reckoned one that goes on far beyond would squeeze them."""
+    own = [_high(spot.x) for curve in curves if not curve.reckoned for spot in curve.spots]
+    spots = [spot for curve in curves for spot in curve.spots]
+    if not own or max(spot.x.value for spot in spots) <= 1.5 * max(own):
+        return
+    right = 1.2 * max(own)
+    shown = [spot.y for spot in spots if spot.x.value <= right]
+    low, high = (100 * end for end in (min(y.value for y in shown), max(_high(y) for y in shown)))
+    axes.set(xlim=(-0.05 * right, right), ylim=(low - 0.2 * (high - low), high + 0.1 * (high - low)))
+
+
+def _high(value: Estimate) -> float:
+    return value.high if value.high == value.high else value.value
 
 
 def lay(axes: Any, curve: Curve, colour: str, *, above: bool = False) -> None:

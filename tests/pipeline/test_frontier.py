@@ -15,6 +15,7 @@ import pytest
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.evaluating.commands import printed
 from pipeline.evaluating.evaluate import Measured
+from pipeline.evaluating.figures import Curve, Spot, _frame, canvas_of, exactly
 from pipeline.evaluating.frontier import Best, Found, Point, draw_both, leaders, settings, table
 from pipeline.evaluating.measures import Estimate, mean_rate, over_seeds
 from pipeline.evaluating.ways import DEFAULT, Trained, Way, Workshop
@@ -79,6 +80,16 @@ def test_seeds_of_a_setting_are_one_point_and_rounds_are_points_of_their_own():
     assert (first.note, first.rate.value, first.by_seed) == ("beta 1, round 1", pytest.approx(0.3), (0.2, 0.4))
     assert (first.kl.value, first.kl_by_seed) == (pytest.approx(0.55), pytest.approx((0.45, 0.65)))
     assert leaders([first, second]) == [second]
+
+
+def test_what_is_reckoned_may_run_out_of_a_frame_that_ends_where_the_policies_end():
+    trained = Curve("DPO", [Spot(estimate(0.3), estimate(0.6))])
+    best = Curve("best of n", [Spot(exactly(kl), estimate(0.9)) for kl in (0.0, 2.0)], reckoned=True)
+    for curves, right in (([trained, best], 0.48), ([trained], 1.0)):
+        axes = canvas_of(3, 2).subplots()
+        axes.set_xlim(0, 1)
+        _frame(axes, curves)
+        assert axes.get_xlim()[1] == pytest.approx(right)
 
 
 def test_both_figures_and_the_table_are_made(tmp_path):

@@ -13,7 +13,8 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from trainer.config import DpoOptions  # noqa: E402
-from trainer.optim import rate_at  # noqa: E402
+from trainer.optim import MasterAdamW, rate_at  # noqa: E402
+from trainer.ranks import Ranks  # noqa: E402
 
 from .conftest import pair_row, write_dataset  # noqa: E402
 from .runs import log, same, words  # noqa: E402
@@ -91,6 +92,24 @@ def test_the_rate_rises_then_falls_to_its_floor() -> None:
     assert rates[:3] == [0.5, 1.0, 1.0]
     assert rates[9] == pytest.approx(0.5 + 0.5 / 8)
     assert all(a >= b for a, b in pairwise(rates[2:]))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "middle", "last"), [("constant", 1.0, 1.0), ("linear", 0.6, 0.28), ("cosine", 0.6, 0.2196)]
+)
+def test_a_schedule_falls_to_its_floor_in_its_own_way(schedule: Any, middle: float, last: float) -> None:
+    options = DpoOptions(data=("-",), model="-", out="-", lr=1.0, warmup=0.0, schedule=schedule, min_lr=0.2)
+    assert [rate_at(step, 10, options) for step in (5, 9)] == pytest.approx([middle, last], abs=1e-4)
+
+
+@pytest.mark.parametrize(("largest", "left"), [(1.0, 1.0), (100.0, 5.0), (0.0, 5.0)])
+def test_gradients_are_scaled_down_to_the_largest_norm_and_the_norm_before_is_told(largest: float, left: float) -> None:
+    weights = torch.nn.Linear(2, 1)
+    options = DpoOptions(data=("-",), model="-", out="-", max_grad_norm=largest)
+    optimizer = MasterAdamW(weights, torch.float32, options)
+    weights.weight.grad, weights.bias.grad = torch.tensor([[3.0, 0.0]]), torch.tensor([4.0])
+    assert optimizer.reduce(Ranks()).item() == pytest.approx(5.0)
+    assert torch.cat([weights.weight.grad.flatten(), weights.bias.grad]).norm().item() == pytest.approx(left, rel=1e-4)
 
 
 def test_tensorboard_events_are_written(trainer: Any, dataset: Path, model: Path, tmp_path: Path) -> None:

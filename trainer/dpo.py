@@ -38,9 +38,11 @@ from trainer.reference import (
 )
 from trainer.sharding import Turns
 from trainer.start import logps_path, prepare_out
-from trainer.strangers import strangers_of
+from trainer.strangers import mean_shift, strangers_of
 from trainer.train import Outcome
-from trainer.watchdog import Limit, kl_limit
+from trainer.watchdog import fall_limit, kl_limit
+
+HINT = "lower --lr, raise --beta, or use --loss dpo_positive"
 
 
 class DpoObjective:
@@ -58,7 +60,10 @@ class DpoObjective:
         self.kl: Tensor | None = None
         self.options = options
         self.device = loaded.device
-        self.limits = limits_of(options)
+        self.limits = (
+            fall_limit("chosen_fall", options.chosen_fall, "chosen", "chosen_shift", "chosen_tokens", HINT),
+            kl_limit(options.kl_limit, HINT),
+        )
 
     def steps(self, epoch: int) -> Iterator[list[int]]:
         seed, n_prompts = self.options.seed, self.options.batch_prompts
@@ -92,38 +97,17 @@ class DpoObjective:
         return like.new_tensor([self.reference[pair.pair_id] for pair in pairs])
 
     def begin(self, model: Any, parts: Turns, ranks: Ranks) -> None:
-        self.kl = self.kl_estimate(model, parts, ranks) if self.strangers else None
+        """KTO's z before it is bounded."""
 
-    @torch.no_grad()
-    def kl_estimate(self, model: Any, parts: Turns, ranks: Ranks) -> Tensor:
-        """KTO's z before it is bounded: the mean of log pi - log pi_ref of other prompts' completions, over the whole step."""
-        sum_and_count = torch.zeros(2, dtype=torch.float64, device=self.device)
-        for part, counts in parts:
-            pairs = [self.strangers[i] for i in part]
+        def shifts(items: Sequence[int]) -> Tensor:
+            pairs = [self.strangers[i] for i in items]
             policy_B2 = self.policy_logps(model, pairs)
-            gaps_B2 = policy_B2 - self.reference_logps(model, pairs, policy_B2)
-            if counts:
-                sum_and_count += torch.stack([gaps_B2.double().sum(), gaps_B2.new_tensor(gaps_B2.numel()).double()])
-        ranks.sum_in_place([sum_and_count])
-        return (sum_and_count[0] / sum_and_count[1]).float()
+            return policy_B2 - self.reference_logps(model, pairs, policy_B2)
+
+        self.kl = mean_shift(shifts, parts, ranks, self.device) if self.strangers else None
 
     def numbers(self, means: dict[str, float], n_items: int, seconds: float) -> dict[str, float]:
         return {**told(means), "pairs_per_s": n_items / seconds}
-
-
-def limits_of(options: DpoOptions) -> tuple[Limit, ...]:
-    """What the watchdog looks at: how far the chosen log-prob fell, and the KL estimate."""
-    hint = "lower --lr, raise --beta, or use --loss dpo_positive"
-    fell = Limit(
-        "chosen_fall", options.chosen_fall, fall_of, "chosen_shift", highest=False,
-        what="the chosen log-prob has fallen by {:.2g} nats a token", hint=hint,
-    )  # fmt: skip
-    return fell, kl_limit(options.kl_limit, hint)
-
-
-def fall_of(means: dict[str, float]) -> float | None:
-    """How far the chosen log-prob fell in a step, nats a token."""
-    return -means["chosen_shift"] / means["chosen_tokens"] if "chosen_shift" in means else None
 
 
 def strangers(pairs: Sequence[Pair], max_length: int) -> list[Pair]:

@@ -34,9 +34,9 @@ from trainer.runlog import say
 from trainer.sft import content_ids, documents
 from trainer.sharding import Turns
 from trainer.start import prepare_out
-from trainer.strangers import strangers_of
+from trainer.strangers import mean_shift, strangers_of
 from trainer.train import Outcome
-from trainer.watchdog import Limit, kl_limit
+from trainer.watchdog import fall_limit, kl_limit
 
 NO_LABEL = "its label is neither true nor false"
 HINT = "lower --lr, or raise --beta"
@@ -111,7 +111,12 @@ class KtoObjective:
         self.options = options
         self.device = loaded.device
         self.stranger_shift = torch.zeros((), device=self.device)
-        self.limits = limits_of(options)
+        self.limits = (
+            fall_limit(
+                "good_fall", options.good_fall, "good completions'", "good_times_shift", "good_times_tokens", HINT
+            ),
+            kl_limit(options.kl_limit, HINT),
+        )
 
     def steps(self, epoch: int) -> Iterator[list[int]]:
         return steps_by_count(shuffled(self.ids, self.options.seed, epoch), self.options.batch_completions)
@@ -136,16 +141,9 @@ class KtoObjective:
         """The model's log-prob of each tree's one completion. Shapes: -> (B,)."""
         return logps_of(model, trees, self.device, self.options.head_mib << 20)
 
-    @torch.no_grad()
     def begin(self, model: Any, parts: Turns, ranks: Ranks) -> None:
-        """KTO's z before it is bounded: the mean shift of the strangers over the whole step."""
-        total = torch.zeros(2, dtype=torch.float64, device=self.device)
-        for part, counts in parts:
-            shift_B = self.shifts(model, part, 1)
-            if counts:
-                total += torch.stack([shift_B.double().sum(), torch.tensor(len(part), device=self.device)])
-        ranks.sum_in_place([total])
-        self.stranger_shift = (total[0] / total[1]).float()
+        """KTO's z before it is bounded."""
+        self.stranger_shift = mean_shift(lambda items: self.shifts(model, items, 1), parts, ranks, self.device)
 
     def outcome(self, model: Any, items: Sequence[int]) -> Outcome:
         shift_B = self.shifts(model, items, 0)
@@ -169,20 +167,6 @@ class KtoObjective:
                 found[f"{side}_shift"] = means[f"{side}_times_shift"] / share
                 found[f"{side}_shift_per_token"] = means[f"{side}_times_shift"] / means[f"{side}_times_tokens"]
         return found | {"completions_per_s": n_items / seconds}
-
-
-def limits_of(options: KtoOptions) -> tuple[Limit, ...]:
-    """What the watchdog looks at: how far the good completions' log-prob fell, and the KL estimate."""
-    fell = Limit(
-        "good_fall", options.good_fall, fall_of, "good_times_shift", highest=False,
-        what="the good completions' log-prob has fallen by {:.2g} nats a token", hint=HINT,
-    )  # fmt: skip
-    return fell, kl_limit(options.kl_limit, HINT)
-
-
-def fall_of(means: dict[str, float]) -> float | None:
-    """How far the good completions' log-prob fell in a step, nats a token; None where it has none."""
-    return -means["good_times_shift"] / means["good_times_tokens"] if means["good"] > 0 else None
 
 
 def run(options: KtoOptions) -> dict[str, Any]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
 
 from trainer.data import Ids
 from trainer.errors import UsageError
+from trainer.ranks import Ranks
+from trainer.sharding import Turns
 
 
 def strangers_of(names: Sequence[str], prompts: Sequence[Ids], sizes: Sequence[int], max_length: int) -> list[int]:
@@ -30,3 +35,19 @@ def strangers_of(names: Sequence[str], prompts: Sequence[Ids], sizes: Sequence[i
             )
         found.append(other)
     return found
+
+
+@torch.no_grad()
+def mean_shift(shifts: Callable[[Sequence[int]], Tensor], parts: Turns, ranks: Ranks, device: torch.device) -> Tensor:
+    """The mean of the strangers' log pi - log pi_ref over a whole step, on all ranks. Every rank must call it.
+
+    Args:
+        shifts: gives them for some items, as many numbers as it likes for each.
+    """
+    total = torch.zeros(2, dtype=torch.float64, device=device)
+    for part, counts in parts:
+        found = shifts(part).double()
+        if counts:
+            total += torch.stack([found.sum(), found.new_tensor(found.numel())])
+    ranks.sum_in_place([total])
+    return (total[0] / total[1]).float()

@@ -37,6 +37,16 @@ class Limit:
     hint: str
 
 
+def fall_limit(name: str, most: float, whose: str, shift: str, tokens: str, hint: str) -> Limit:
+    """How far a log-prob has fallen, nats a token: minus one metric's mean by another's."""
+
+    def fall(means: dict[str, float]) -> float | None:
+        return -means[shift] / means[tokens] if shift in means and means[tokens] else None
+
+    what = f"the {whose} log-prob has fallen by {{:.2g}} nats a token"
+    return Limit(name, most, fall, shift, highest=False, what=what, hint=hint)
+
+
 def kl_limit(most: float, hint: str) -> Limit:
     """How far the policy is from its reference, by the metric `kl`."""
     return Limit(

@@ -6,6 +6,7 @@ The budget is N labelled completions of each of PROMPTS training prompts. Everyt
 `pipeline run` samples (real vLLM) and labels, `trainer` trains, `pipeline.evaluating.evaluate` measures on the held-out prompts.
 
     dpo, ...      the pairs made of those completions
+    kto           the completions themselves, each good or bad as the labelers passed it: those that make no pair too
     rm_rl         a reward model from the same pairs, then ROUNDS rounds of RL on new samples that it alone rates
     label_rl      RL on the labels themselves: the same number of labelled completions, but drawn from the current policy
     measure       samples each policy on the held-out prompts
@@ -122,6 +123,17 @@ def pairwise(name: str) -> Callable[[Path], dict[str, Any]]:
     return train
 
 
+def kto(root: Path) -> dict[str, Any]:
+    """`trainer kto` on every completion, as `pipeline export` writes them."""
+    rated = root / "rated"
+    if not rated.exists():
+        command("pipeline", "export", root / "train", "--as", "kto", "--out", rated)
+    return command(
+        *("trainer", "kto", "--data", rated, "--model", MODEL, "--out", root / "kto", "--beta", 0.5),
+        *("--batch-completions", 64, *COMMON.split()),
+    )
+
+
 def rm_rl(root: Path) -> dict[str, Any]:
     """Reward model, then RL against it."""
     rated = command(
@@ -219,7 +231,7 @@ def table(notes: dict[str, Any]) -> str:
 
 def main() -> None:
     """Runs the steps asked for; the last one prints the table."""
-    policies = {**{name: pairwise(name) for name in PAIRWISE}, "rm_rl": rm_rl, "label_rl": label_rl}
+    policies = {**{name: pairwise(name) for name in PAIRWISE}, "kto": kto, "rm_rl": rm_rl, "label_rl": label_rl}
     steps = ["sample", *policies, "measure", "table"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=ROOT / "build" / "stages", help="where everything goes")

@@ -23,6 +23,7 @@ from pipeline.errors import BudgetSpent, Damaged, PipelineError
 from pipeline.executors import Executor
 from pipeline.executors.ahead import ahead
 from pipeline.executors.local import AT_ONCE, LocalExecutor
+from pipeline.freed import give_back
 from pipeline.isolation import require_isolation
 from pipeline.observing.funnel import Family, count, summarize
 from pipeline.observing.progress import Watching
@@ -92,6 +93,7 @@ def build(
     moved: set[Path] = set()
     while True:
         try:
+            give_back()
             with seldom_searched():
                 return _build(config, folder, executor or executor_of(config), checked, strict)
         except Damaged as damage:

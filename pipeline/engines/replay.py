@@ -14,10 +14,13 @@ from pipeline.engines import EngineInfo, Generation, Progress, Request, Sampled,
 from pipeline.errors import BadPrompts, ConfigError
 from pipeline.rows import Row, chat, read_rows
 from pipeline.storage.shards import file_sha256
-from pipeline.storage.spool import Spool
+from pipeline.storage.spool import Spool, filled_elsewhere
 from pipeline.storage.stores import place_of, stamp
 
 ROWS_AT_ONCE = 1000
+WORTH_A_PROCESS = 4 << 20
+"""Bytes of files from which they are read by a process of their own: starting one takes half a second, and while the run reads
+its prompts two threads of one Python take longer than one after the other (docs/log.md)."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,12 @@ class RunningReplay:
     def __init__(self, spec: Replay) -> None:
         self.info = EngineInfo(spec.model)
         self._progress = Progress()
-        self._by_prompt = Spool()
-        rows = (_parse(spec, row) for path in spec.paths for row in read_rows(path))
-        while some := list(itertools.islice(rows, ROWS_AT_ONCE)):
-            self._by_prompt.add((_key(messages), marshal.dumps(found)) for messages, found in some)
+        fill = functools.partial(_fill, spec)
+        if sum(place_of(path).stat().st_size for path in spec.paths) < WORTH_A_PROCESS:
+            self._by_prompt = Spool()
+            fill(self._by_prompt)
+        else:
+            self._by_prompt = filled_elsewhere(fill)
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Generation]:
         """Every completion that the file has for each prompt; the request's n does not cut them."""
@@ -91,6 +96,13 @@ class RunningReplay:
     def close(self) -> None:
         """Gives the disk back."""
         self._by_prompt.close()
+
+
+def _fill(spec: Replay, spool: Spool) -> None:
+    """Puts what the files hold into the spool."""
+    rows = (_parse(spec, row) for path in spec.paths for row in read_rows(path))
+    while some := list(itertools.islice(rows, ROWS_AT_ONCE)):
+        spool.add((_key(messages), marshal.dumps(found)) for messages, found in some)
 
 
 @functools.lru_cache(maxsize=256)

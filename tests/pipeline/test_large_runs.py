@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +17,15 @@ from labelers.types import Message, Prompt
 from pipeline.auditing.drawn import Drawn
 from pipeline.auditing.evidence import Evidence, read_evidence, recall_places
 from pipeline.auditing.spotless import spotless
-from pipeline.engines import Request, Sampling
+from pipeline.engines import Request, Sampling, replay
 from pipeline.engines.replay import Replay
+from pipeline.errors import BadPrompts, EngineFailed
 from pipeline.known import Known
 from pipeline.pairing import grading
 from pipeline.pairing.combine import Role
 from pipeline.pairing.settings import Pairs
 from pipeline.schema import COMPARISONS, COMPLETIONS, LABELS, PAIR_SHARD, PROMPTS
-from pipeline.storage.spool import Spool, Table
+from pipeline.storage.spool import Spool, Table, filled_elsewhere
 from tests.pipeline.audited import HONEST, Runs
 
 ROLES = (Role("first", weight=-2.0, pass_at=0.5, noise=0.1), Role("second", weight=0.5, noise=0.2))
@@ -81,7 +85,13 @@ def test_a_completion_with_two_labels_is_graded_the_long_way() -> None:
     assert grading._single([first, again], ROLES, Pairs()) is None
 
 
-def test_rows_of_a_prompt_that_are_scattered_over_files_are_replayed_in_their_order(tmp_path: Path) -> None:
+@pytest.mark.parametrize("worth", [0, replay.WORTH_A_PROCESS])
+def test_rows_of_a_prompt_that_are_scattered_over_files_are_replayed_in_their_order(
+    worth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "WORTH_A_PROCESS", worth)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
     rows = [("q", "one"), ("other", "x"), ("q", ["two", "thr\u00e9e"])], [("q", "four")]
     for number, said in enumerate(rows):
         lines = (json.dumps({"prompt": prompt, "completion": text}) + "\n" for prompt, text in said)
@@ -92,6 +102,26 @@ def test_rows_of_a_prompt_that_are_scattered_over_files_are_replayed_in_their_or
     engine.close()
     assert [output.text for output in found.outputs] == ["one", "two", "thr\u00e9e", "four"]
     assert (unknown.outputs, bool(unknown.error)) == ((), True)
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_what_is_wrong_with_a_large_file_is_said_as_of_a_small_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "WORTH_A_PROCESS", 0)
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "q"}\n')
+    with pytest.raises(BadPrompts, match=r"bad.jsonl:1: has no column 'completion'; .*hint"):
+        Replay(str(tmp_path / "bad.jsonl")).open()
+
+
+def test_a_process_that_dies_over_a_spool_is_said_so() -> None:
+    with pytest.raises(EngineFailed, match="hint"):
+        filled_elsewhere(dies)
+
+
+def dies(spool: Spool) -> None:
+    """In place of an engine's filling."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_spool_beyond_its_memory_gives_back_all_that_it_was_given() -> None:

@@ -12,7 +12,7 @@ import warnings
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -21,6 +21,7 @@ from trainer.batches import micro_batches
 from trainer.config import DpoOptions
 from trainer.dpo import DpoObjective
 from trainer.logps import shapes_for
+from trainer.memory import spare
 from trainer.model import Loaded, micro_batch_budget
 from trainer.optim import MasterAdamW
 from trainer.pairs import Pair
@@ -112,14 +113,25 @@ class Workload:
 
 
 class Ours:
-    """This trainer: its objective, optimizer and micro-batches as `train` runs them."""
+    """This trainer: its objective, optimizer and micro-batches as `train` runs them; AdamW's moments are of type `moments`."""
 
     def __init__(
-        self, work: Workload, dtype: torch.dtype, device: str = "cpu", pairs: Sequence[Pair] | None = None
+        self,
+        work: Workload,
+        dtype: torch.dtype,
+        device: str = "cpu",
+        pairs: Sequence[Pair] | None = None,
+        moments: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
         self.pairs = list(pairs or work.pairs())
         options = DpoOptions(
-            data=("-",), model="-", out="-", lr=LR, beta=BETA, head_mib=256 if device == "cpu" else 4096
+            data=("-",),
+            model="-",
+            out="-",
+            lr=LR,
+            beta=BETA,
+            head_mib=256 if device == "cpu" else 4096,
+            moments=moments,
         )
         where = torch.device(device)
         reference = self.loaded(work.model(moved=False).to(where), where, torch.float32)
@@ -130,6 +142,7 @@ class Ours:
         self.model = policy.model.eval()
         self.optimizer = MasterAdamW(self.model, dtype, options)
         prepare(self.model, where)
+        spare(self.model, where, options)
         self.objective = DpoObjective(self.pairs, known, policy, options)
         self.shapes = shapes_for(self.model, self.objective.shapes)
         self.budget = micro_batch_budget(0, where)

@@ -10,8 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.imported import Imported
 from pipeline.plan import Plan, Step
-from pipeline.prompts import Imported, family_of, prompts_of
+from pipeline.prompts import family_of, prompts_of
 from pipeline.sample import counts_of
 from pipeline.schema import COMPLETIONS, PROMPTS
 from pipeline.storage.damage import Checked

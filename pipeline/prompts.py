@@ -7,7 +7,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,8 @@ import pyarrow as pa
 from labelers.types import Message, Prompt
 from pipeline.auditing.contamination import EvaluationSets
 from pipeline.errors import BadPrompts, ConfigError
-from pipeline.known import Active, Known, digest
+from pipeline.imported import Imported, content_of, import_key, recall, remember
+from pipeline.known import Known, digest
 from pipeline.rows import Row, chat, read_rows
 from pipeline.schema import PROMPTS
 from pipeline.storage.damage import Checked, rows_lost
@@ -85,33 +86,17 @@ class Prompts:
         k, _, n = self.part.partition("/")
         return (int(k), int(n)) if k.isdecimal() and n.isdecimal() else (0, 0)
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All that is read: prompts, and the evaluation sets that they are held against."""
+        return ((self.path,) if isinstance(self.path, str) else self.path) + self.decontaminate
+
     def takes(self, prompt_id: str) -> bool:
         """Whether a prompt belongs to the part that is asked for."""
         if not self.part:
             return True
         k, n = self._part
         return int(prompt_id[:15], 16) % n == k - 1
-
-
-@dataclass(frozen=True)
-class Imported:
-    """What the import found.
-
-    Args:
-        shards: the prompt shards that hold at least one of the run's prompts, in order.
-        active: the run's prompts, among those of its shards; older prompts of the run's folder are not among them.
-        families: prompts by family.
-        duplicates: rows that repeat an earlier prompt and target.
-        bad: rows that were skipped, by place.
-        contaminated: prompts that an evaluation set holds too.
-    """
-
-    shards: tuple[Path, ...]
-    active: Active
-    families: Mapping[str, int]
-    duplicates: int
-    bad: tuple[str, ...]
-    contaminated: int = 0
 
 
 def import_prompts(settings: Prompts, folder: Path, checked: Checked | None = None) -> Imported:
@@ -133,6 +118,17 @@ def import_prompts(settings: Prompts, folder: Path, checked: Checked | None = No
         for shard in sorted({path.with_suffix(".parquet") for path in folder.glob("[0-9]*.*")})
         if checked.whole(shard)
     ]
+    asked, content = asdict(settings), content_of(settings.files)
+    if kept := recall(folder, import_key(asked, content, shards)):
+        return kept
+    found = _import(settings, folder, shards)
+    if content == content_of(settings.files):  # nobody wrote to them meanwhile
+        remember(folder, import_key(asked, content, shards), found)
+    return found
+
+
+def _import(settings: Prompts, folder: Path, shards: list[Path]) -> Imported:
+    """Reads all files; `shards` gets the new ones, too."""
     known = Known()
     for shard in shards:
         known.lie_in(int(shard.stem), _ids_and_metadata(shard))

@@ -24,11 +24,12 @@ from pipeline.executors import Executor
 from pipeline.executors.ahead import ahead
 from pipeline.executors.local import AT_ONCE, LocalExecutor
 from pipeline.freed import give_back
+from pipeline.imported import Imported
 from pipeline.isolation import require_isolation
 from pipeline.observing.funnel import Family, count, summarize
 from pipeline.observing.progress import Watching
 from pipeline.plan import Plan, make_plan
-from pipeline.prompts import Imported, import_prompts
+from pipeline.prompts import import_prompts
 from pipeline.publishing.versions import Version, publish
 from pipeline.runner import Outcome, Runner
 from pipeline.schema import PAIR_SHARD

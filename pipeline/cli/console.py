@@ -18,7 +18,7 @@ from pipeline.storage.stores import place_of, require_reachable
 if TYPE_CHECKING:
     from pipeline.auditing.audit import Audited
     from pipeline.config import Config
-    from pipeline.prompts import Imported
+    from pipeline.imported import Imported
     from pipeline.run import Finished
 
 ConfigFile = Annotated[

@@ -19,10 +19,11 @@ from pipeline.engines.rewards import ImplicitReward
 from pipeline.engines.vllm import Vllm
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.evaluating.measures import Answer, Answers, interval
+from pipeline.imported import Imported
 from pipeline.pair import Pairing
 from pipeline.pairing.combine import Role
 from pipeline.plan import Plan, Step, make_plan
-from pipeline.prompts import Imported, family_of, import_prompts, prompts_of
+from pipeline.prompts import family_of, import_prompts, prompts_of
 from pipeline.run import describe_failures, executor_of, locked, perform_all
 from pipeline.schema import COMPLETIONS, LABELS, PROMPTS
 from pipeline.storage.damage import Checked

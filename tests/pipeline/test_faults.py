@@ -215,5 +215,5 @@ def test_a_change_gives_other_folders_to_what_depends_on_it_and_to_nothing_else(
 
 
 def test_notes_are_json_with_a_seal(ground):
-    for name in ("config.json", "steps.json", "wanted.json", "checked.json", "versions/0001.json"):
+    for name in ("config.json", "steps.json", "wanted.json", "checked.json", "imported.json", "versions/0001.json"):
         assert "seal" in json.loads((ground.run / name).read_text()), name

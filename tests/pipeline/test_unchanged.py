@@ -49,6 +49,61 @@ def test_where_nothing_changed_no_executor_is_started_and_no_labeler_opened(grow
     assert run(growing.config(range(4)), growing.root, no_executor).version.is_new is False
 
 
+@pytest.fixture
+def rows_read(monkeypatch) -> list[str]:
+    """The prompt files that were read row by row."""
+    from pipeline import prompts
+
+    names: list[str] = []
+    read = prompts.read_rows
+
+    def noted(path, *rest):
+        names.append(path)
+        return read(path, *rest)
+
+    monkeypatch.setattr(prompts, "read_rows", noted)
+    return names
+
+
+def test_where_nothing_changed_no_prompt_is_read(growing, rows_read):
+    first = run(growing.config(range(4)), growing.root)
+    assert len(rows_read) == 1
+    again = run(growing.config(range(4)), growing.root, no_executor)
+    assert len(rows_read) == 1
+    assert again.imported == first.imported
+
+
+@pytest.mark.parametrize("change", ["the file", "the file's place", "settings", "a shard", "our own code", "the note"])
+def test_prompts_are_read_again_where_what_an_import_follows_from_changed(growing, rows_read, monkeypatch, change):
+    run(growing.config(range(4)), growing.root)
+    n, more = 4, []
+    match change:
+        case "the file":
+            n = 5
+        case "the file's place":
+            (growing.folder / "other.jsonl").write_bytes((growing.folder / "prompts.jsonl").read_bytes())
+            more = [f"prompts.path='{growing.folder / 'other.jsonl'}'"]
+        case "settings":
+            more = ["prompts.limit=3"]
+        case "a shard":
+            next((growing.run / "prompts").glob("*.parquet")).unlink()
+        case "our own code":
+            monkeypatch.setattr("pipeline.imported.source_sha256", lambda: "other")
+        case _:
+            (growing.run / "imported.json").write_text("{")
+    run(growing.config(range(n), *more), growing.root)
+    assert len(rows_read) == 2
+
+
+def test_what_was_left_out_is_told_again_though_no_prompt_is_read(growing, rows_read):
+    config = growing.config(range(4), "prompts.on_bad_row='skip'")
+    with (growing.folder / "prompts.jsonl").open("a") as file:
+        file.write("not json\n" + (growing.folder / "prompts.jsonl").read_text().splitlines()[0] + "\n")
+    first, again = run(config, growing.root).imported, run(config, growing.root).imported
+    assert (len(rows_read), first.duplicates, len(first.bad)) == (1, 1, 1)
+    assert again == first
+
+
 @pytest.mark.parametrize(
     "change", ["shards", "settings", "held-out prompts", "our own code", "the note", "a labeler that was not asked"]
 )

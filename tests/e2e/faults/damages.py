@@ -19,8 +19,8 @@ KINDS = ("truncated", "flipped", "deleted", "swapped", "swapped with its receipt
 """`rotten`: one bit is another and the file's times are not, as a disk does it."""
 NOTES = (
     "prompts receipt", "completions receipt", "labels receipt", "comparisons receipt", "pairs receipt",
-    "config.json", "steps.json", "wanted.json", "checked.json", "audit.json", "history.json", "versions/0001.json",
-    "copies/versions/0001.json",
+    "config.json", "steps.json", "wanted.json", "checked.json", "imported.json", "audit.json", "history.json",
+    "versions/0001.json", "copies/versions/0001.json",
 )  # fmt: skip
 TEARS = ("empty", "half", "garbled", "of zeros")
 POINTERS = ("dangling", "gone", "a file")

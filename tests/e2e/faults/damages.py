@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline.run import run
 from pipeline.storage.damage import Checked, stamp
+from pipeline.storage.shards import write_json
 from pipeline.storage.verify import verify
 from tests.e2e.faults.runs import config, remade, shards, write_inputs, written_at
 
@@ -160,7 +161,9 @@ def _hide(run: Path, path: Path) -> None:
 
 
 def _tear(path: Path, damage: Damage) -> None:
-    content = bytearray(path.read_bytes()) if path.exists() else bytearray(b'{"events": []}')
+    if not path.exists():  # history.json, of a run to which nothing has happened yet
+        write_json(path, {"events": []})
+    content = bytearray(path.read_bytes())
     match damage.kind:
         case "empty":
             content.clear()

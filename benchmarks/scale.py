@@ -157,7 +157,7 @@ def one_run(place: Path) -> dict[str, Any]:
 
 
 def timed(function: Any, into: dict[str, float]) -> Any:
-    """The function, which writes down how long it took."""
+    """The function, which writes down how long it took, and the most memory that this process has had by then."""
 
     def call(*given: Any, **named: Any) -> Any:
         wall, cpu = time.monotonic(), time.process_time()
@@ -165,6 +165,7 @@ def timed(function: Any, into: dict[str, float]) -> Any:
             return function(*given, **named)
         finally:
             into.update({"wall_s": round(time.monotonic() - wall, 2), "cpu_s": round(time.process_time() - cpu, 2)})
+            into["peak_mb_so_far"] = peak_mb("self") or 0
 
     return call
 
@@ -230,9 +231,14 @@ class Watch:
             self.roles[pid] = role or ("worker" if "multiprocessing.spawn" in command else "labeler")
         spent = process.cpu_times()
         self.cpu_s[pid] = spent.user + spent.system
-        status = Path(f"/proc/{pid}/status").read_text()
-        if found := re.search(r"VmHWM:\s+(\d+) kB", status):  # what has ended and is not buried has none
-            self.peak_mb[self.roles[pid]][pid] = int(found[1]) // 1024
+        if peak := peak_mb(pid):
+            self.peak_mb[self.roles[pid]][pid] = peak
+
+
+def peak_mb(pid: int | str) -> int | None:
+    """The kernel's high-water mark of a process's memory; None of one that has ended and is not buried."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(found[1]) // 1024 if found else None
 
 
 def per_completion(sizes: dict[int, dict[str, Any]]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from labelers.types import ROLES, Message
 from pipeline.errors import BadPrompts
+from pipeline.storage.shards import batches
 from pipeline.storage.stores import CREDENTIALS, place_of
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
@@ -139,7 +140,7 @@ def _csv(path: str) -> Iterator[Row]:
 def _parquet(path: str) -> Iterator[Row]:
     with _open(path, compression=None) as file:
         number = 0
-        for batch in pq.ParquetFile(file).iter_batches(1024):
+        for batch in batches(pq.ParquetFile(file), 1024):
             for values in batch.to_pylist():
                 number += 1
                 yield Row(f"{path} row {number}", values)

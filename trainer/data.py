@@ -6,7 +6,7 @@ import json
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -151,7 +151,9 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[tupl
         if path.suffix == ".parquet":
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 wanted = None if columns is None else [c for c in columns if c in file.schema_arrow.names]
-                rows = (row for batch in file.iter_batches(1024, columns=wanted) for row in rows_of(batch))
+                # Group by group: asked for all, Arrow keeps each group until the last is read.
+                parts = (file.iter_batches(1024, row_groups=[g], columns=wanted) for g in range(file.num_row_groups))
+                rows = (row for batch in chain.from_iterable(parts) for row in rows_of(batch))
                 yield from ((f"{path.name} row {n}", row) for n, row in enumerate(rows, 1))
         else:
             with path.open(encoding="utf-8") as lines:

@@ -16,7 +16,7 @@ from pipeline.errors import UnreadableShard
 from pipeline.observing.funnel import aligned
 from pipeline.publishing.drift import Drift, drifted, of_numbers, of_shares
 from pipeline.publishing.versions import folder_of, manifest_of
-from pipeline.storage.shards import read_receipt, write_json
+from pipeline.storage.shards import batches, read_receipt, write_json
 from pipeline.storage.stores import readable
 
 ROW = ["pair_id", "prompt_id", "chosen_id", "rejected_id", "score_chosen", "score_rejected", "margin", "metadata"]
@@ -129,7 +129,7 @@ def _read(path: Path) -> pa.Table:
     parts = []
     try:
         with pq.ParquetFile(readable(path), page_checksum_verification=True) as file:
-            for batch in file.iter_batches(batch_size=10_000, columns=columns):
+            for batch in batches(file, 10_000, columns):
                 parts.append(_slim(pa.Table.from_batches([batch])))
     except (OSError, KeyError, pa.ArrowException) as error:
         raise UnreadableShard(

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import ConfigError, UnreadableShard
 from pipeline.publishing.layouts import KINDS, LAYOUTS, Columns, Kind, Layout, as_lists, list_lengths
 from pipeline.storage.folders import followed
-from pipeline.storage.shards import sync
+from pipeline.storage.shards import batches, sync
 from pipeline.storage.stores import is_store, readable
 
 _READ = ["pair_id", "prompt", "chosen", "rejected", "weight"]
@@ -185,7 +185,7 @@ def _batches(shard: Path) -> Iterator[pa.RecordBatch]:
     """The rows of `shard`, their page checksums verified."""
     try:
         with pq.ParquetFile(readable(shard), page_checksum_verification=True) as file:
-            yield from file.iter_batches(batch_size=_BATCH_ROWS, columns=_READ)
+            yield from batches(file, _BATCH_ROWS, _READ)
     except (OSError, pa.ArrowException) as error:
         raise _damaged(shard, error) from error
 

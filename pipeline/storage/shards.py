@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -214,6 +214,12 @@ def _seal(value: Mapping[str, Any]) -> str:
 
 def _without(value: Mapping[str, Any], key: str) -> dict[str, Any]:
     return {name: each for name, each in value.items() if name != key}
+
+
+def batches(file: pq.ParquetFile, rows: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """A Parquet file's rows, so many at a time. Group by group: asked for all, Arrow keeps each group until the last is read."""
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(rows, row_groups=[group], columns=columns)
 
 
 @contextmanager

@@ -6,11 +6,14 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from labelers.types import Message, Prompt
@@ -103,6 +106,24 @@ def test_rows_of_a_prompt_that_are_scattered_over_files_are_replayed_in_their_or
     assert [output.text for output in found.outputs] == ["one", "two", "thr\u00e9e", "four"]
     assert (unknown.outputs, bool(unknown.error)) == ((), True)
     assert list((tmp_path / "scratch").iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_file_of_many_row_groups_is_read_in_the_memory_of_one(tmp_path: Path) -> None:
+    draw, path = random.Random(0), tmp_path / "rows.parquet"
+    schema = pa.schema({"prompt": pa.string(), "completion": pa.list_(pa.string())})
+    with pq.ParquetWriter(path, schema, compression="none") as file:
+        for _ in range(100):
+            texts = [[draw.randbytes(50).hex() for _ in range(9)] for _ in range(1000)]
+            file.write_table(pa.table({"prompt": [own[0] for own in texts], "completion": texts}, schema))
+    measure = (
+        "import re, sys; from pipeline.rows import read_rows; rows = read_rows(sys.argv[1]); next(rows); "
+        "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) << 10; before = peak(); "
+        "print(1 + sum(1 for _ in rows), peak() - before)"
+    )
+    command = [sys.executable, "-c", measure, str(path)]
+    n, grown = map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+    assert (n, grown < path.stat().st_size / 2) == (100_000, True), f"{grown} of {path.stat().st_size}"
 
 
 def test_what_is_wrong_with_a_large_file_is_said_as_of_a_small_one(

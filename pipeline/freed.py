@@ -1,5 +1,5 @@
 """Memory that was freed goes back to the machine: tables come and go by the thousand, and what an allocator keeps of each for
-later grows with the length of a run (docs/log.md: 378 MB after a million completions, of which Arrow had 41 in use at its most)."""
+later grows with a run's length (docs/log.md: 378 MB after a million completions, of which Arrow had 41 in use at its most)."""
 
 from __future__ import annotations
 

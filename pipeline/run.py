@@ -94,7 +94,8 @@ def build(
     moved: set[Path] = set()
     while True:
         try:
-            give_back()
+            if _reads_files_only(config):
+                give_back()  # never beside an engine: its tensors come and go by the millisecond
             with seldom_searched():
                 return _build(config, folder, executor or executor_of(config), checked, strict)
         except Damaged as damage:
@@ -187,9 +188,14 @@ def executor_of(config: Config) -> Callable[[], Executor]:
 
 def _local(config: Config) -> LocalExecutor:
     """Every core where completions are only read from files; else the executor leaves one to the engine."""
-    if all(source.engine.use == "replay" for source in config.sources):
+    if _reads_files_only(config):
         return LocalExecutor(os.cpu_count(), AT_ONCE["replay"] + 1)  # while one is read the next one waits for its turn
     return LocalExecutor()
+
+
+def _reads_files_only(config: Config) -> bool:
+    """Whether no engine runs in this process."""
+    return all(source.engine.use == "replay" for source in config.sources)
 
 
 def describe_failures(failed: dict[Path, BaseException]) -> str:

@@ -14,7 +14,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
 def give_back() -> None:
-    """From now on what this process frees is given back, whoever frees it: the settings are the whole process's."""
+    """From now on what this process frees is given back, whoever frees it: the settings are the whole process's.
+
+    Not for one that an engine runs in: its tensors come and go by the millisecond, and a run took a seventh longer.
+    """
     import pyarrow as pa
 
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own pool keeps what was freed

@@ -14,7 +14,7 @@ from labelers.types import content_id
 from pipeline.errors import Damaged
 from pipeline.known import Active
 from pipeline.publishing.code import source_sha256
-from pipeline.storage.shards import file_sha256, read_json, read_receipt, write_json
+from pipeline.storage.shards import inputs_sha256, read_json, read_receipt, write_json
 
 KEPT = "imported.json"
 """The file in a run's folder that holds what the newest import found, and what it follows from."""
@@ -41,13 +41,14 @@ class Imported:
     contaminated: int = 0
 
 
-def content_of(paths: Sequence[str]) -> list[str] | None:
-    """The hashes of files; None where one is something else than a file of this machine: it may change unseen."""
-    files = [Path(path) for path in paths]
-    return [file_sha256(file) for file in files] if all(file.is_file() for file in files) else None
+def content_of(paths: Sequence[str]) -> list[list[str]] | None:
+    """The hashes of all that is read; None where it is not of this machine: it may change unseen."""
+    found = [inputs_sha256(Path(path)) for path in paths]
+    known = [each for each in found if each is not None]
+    return known if len(known) == len(found) else None
 
 
-def import_key(settings: Mapping[str, Any], content: Sequence[str] | None, shards: Sequence[Path]) -> str | None:
+def import_key(settings: Mapping[str, Any], content: Sequence[Any] | None, shards: Sequence[Path]) -> str | None:
     """The hash of all that an import follows from: settings, files, the prompts that were there, our own code."""
     if content is None:
         return None

@@ -118,13 +118,18 @@ def import_prompts(settings: Prompts, folder: Path, checked: Checked | None = No
         for shard in sorted({path.with_suffix(".parquet") for path in folder.glob("[0-9]*.*")})
         if checked.whole(shard)
     ]
-    asked, content = asdict(settings), content_of(settings.files)
+    asked, content = asdict(settings), _content(settings)
     if kept := recall(folder, import_key(asked, content, shards)):
         return kept
     found = _import(settings, folder, shards)
-    if content == content_of(settings.files):  # nobody wrote to them meanwhile
+    if content == _content(settings):  # nobody wrote to them meanwhile
         remember(folder, import_key(asked, content, shards), found)
     return found
+
+
+def _content(settings: Prompts) -> list[list[str]] | None:
+    """The hashes of all that an import reads; None where it stops early: hashing the rest would cost more than reading."""
+    return None if settings.limit else content_of(settings.files)
 
 
 def _import(settings: Prompts, folder: Path, shards: list[Path]) -> Imported:

@@ -92,10 +92,10 @@ def build(
     checked = Checked.recall(folder)
     mend(checked)
     moved: set[Path] = set()
+    if _reads_files_only(config):
+        give_back()
     while True:
         try:
-            if _reads_files_only(config):
-                give_back()  # never beside an engine: its tensors come and go by the millisecond
             with seldom_searched():
                 return _build(config, folder, executor or executor_of(config), checked, strict)
         except Damaged as damage:

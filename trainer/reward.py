@@ -51,10 +51,8 @@ def with_head(loaded: Loaded, seed: int) -> Loaded:
         UsageError: transformers has no such classifier for this architecture.
     """
     config = copy.deepcopy(loaded.model.config)
-    config.num_labels, config.problem_type = (
-        1,
-        "regression",
-    )  # vLLM gives a regression as it is, others as probabilities
+    config.num_labels = 1
+    config.problem_type = "regression"  # vLLM gives a regression as it is, others as probabilities
     config.pad_token_id = padding_token(loaded)
     try:
         with torch.device("meta"):

@@ -14,7 +14,7 @@ from pipeline.auditing.limits import Finding
 from pipeline.config import Config
 from pipeline.errors import Damaged
 from pipeline.publishing.code import source_sha256
-from pipeline.storage.shards import file_sha256, read_json, read_receipt
+from pipeline.storage.shards import inputs_sha256, read_json, read_receipt
 
 AUDIT = "audit.json"
 """The file in a run's folder that holds what the newest audit found, and what it looked at."""
@@ -25,7 +25,7 @@ APART = {"dataset", "budget", "executor", "ray", "name", "parent"}
 def audit_key(config: Config, places: Places) -> str | None:
     """The hash of all that an audit's findings follow from: shards, settings, held-out prompts, our own code. None where that
     cannot be known, since held-out prompts come from elsewhere."""
-    heldout = [_identity(Path(path)) for path in _listed(config.audit.heldout)]
+    heldout = [inputs_sha256(Path(path)) for path in _listed(config.audit.heldout)]
     if None in heldout:
         return None
     settings = TypeAdapter(Config).dump_python(config, mode="json", exclude=APART)
@@ -53,10 +53,3 @@ def _shards(places: Places) -> Iterator[list[Any]]:
 
 def _listed(paths: str | tuple[str, ...] | list[str] | None) -> tuple[str, ...]:
     return () if not paths else (paths,) if isinstance(paths, str) else tuple(paths)
-
-
-def _identity(path: Path) -> list[str] | None:
-    """The hashes of a file, or of those in a folder; None of what is neither."""
-    if path.is_file():
-        return [file_sha256(path)]
-    return [file_sha256(each) for each in sorted(path.rglob("*")) if each.is_file()] if path.is_dir() else None

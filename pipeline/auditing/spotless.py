@@ -99,9 +99,7 @@ def is_id_of_prompt(prompt: Prompt) -> bool:
 
 def is_id_of(completion_id: str, *parts: Any) -> bool:
     """Whether a completion's id is of its prompt id, source, seed and text, and of how often that text came before."""
-    if completion_id == content_id(*parts, 0):
-        return True
-    return any(completion_id == content_id(*parts, repeat) for repeat in range(1, MOST_REPEATS))
+    return any(completion_id == content_id(*parts, repeat) for repeat in range(MOST_REPEATS))
 
 
 def _has_its_labels(pairs: pa.Table, chosen: pa.Table, rejected: pa.Table, signs: Mapping[str, float] | None) -> bool:

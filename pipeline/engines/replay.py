@@ -13,9 +13,9 @@ from labelers.types import Message, content_id
 from pipeline.engines import EngineInfo, Generation, Progress, Request, Sampled, finish_reason, valid_text
 from pipeline.errors import BadPrompts, ConfigError
 from pipeline.rows import Row, chat, read_rows
-from pipeline.storage.shards import file_sha256
+from pipeline.storage.shards import input_sha256
 from pipeline.storage.spool import Spool, filled_elsewhere
-from pipeline.storage.stores import place_of, stamp
+from pipeline.storage.stores import place_of
 
 ROWS_AT_ONCE = 1000
 WORTH_A_PROCESS = 4 << 20
@@ -56,7 +56,7 @@ class Replay:
     def identity(self) -> Mapping[str, Any]:
         """The files' content."""
         columns = (self.prompt, self.completion, self.finish_reason)
-        hashes = [_sha256(path, stamp(place_of(path))) for path in self.paths]
+        hashes = [input_sha256(place_of(path)) for path in self.paths]
         held = hashes[0] if isinstance(self.path, str) else hashes
         return {"use": self.use, "file": held, "columns": columns, "model": self.model}
 
@@ -103,12 +103,6 @@ def _fill(spec: Replay, spool: Spool) -> None:
     rows = (_parse(spec, row) for path in spec.paths for row in read_rows(path))
     while some := list(itertools.islice(rows, ROWS_AT_ONCE)):
         spool.add((_key(messages), marshal.dumps(found)) for messages, found in some)
-
-
-@functools.lru_cache(maxsize=256)
-def _sha256(path: str, stamp: str) -> str:
-    """Of a file as it was changed last: a plan asks several times, and these files are large."""
-    return file_sha256(place_of(path))
 
 
 def _key(messages: Sequence[Message]) -> str:

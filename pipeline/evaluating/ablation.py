@@ -21,7 +21,6 @@ from pipeline.config import load
 from pipeline.engines.vllm import Vllm
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.evaluating.ablation_told import (
-    REFERENCE,
     Result,
     gain_by_seed,
     gains,
@@ -29,7 +28,7 @@ from pipeline.evaluating.ablation_told import (
     tokens,
 )
 from pipeline.evaluating.commands import printed, sets
-from pipeline.evaluating.evaluate import Measured, evaluate_passing
+from pipeline.evaluating.evaluate import REFERENCE, Measured, evaluate_passing
 from pipeline.publishing.versions import folder_of
 from pipeline.storage.shards import read_json, replacing, write_json, write_parquet
 

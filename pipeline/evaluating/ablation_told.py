@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.evaluating.evaluate import Measured
+from pipeline.evaluating.evaluate import REFERENCE, Measured
 from pipeline.evaluating.measures import (
     Answers,
     Estimate,
@@ -21,7 +21,6 @@ from pipeline.evaluating.measures import (
 from pipeline.evaluating.told import points
 from pipeline.observing.funnel import aligned
 
-REFERENCE = "reference"
 Policies = Mapping[str, Sequence[str]]
 """Variant -> the names under which its seeds' policies were measured."""
 

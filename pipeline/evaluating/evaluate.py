@@ -30,6 +30,8 @@ from pipeline.storage.damage import Checked
 from pipeline.storage.shards import read_shard
 
 TEXTS = ["completion_id", "prompt_id", "text", "n_tokens", "finish_reason"]
+REFERENCE = "reference"
+"""What the policy that the others started from is called, wherever several are measured."""
 ALL = "mean"
 """The row that averages the families, each counting the same."""
 

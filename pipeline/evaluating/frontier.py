@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigError
-from pipeline.evaluating.evaluate import Measured, evaluate_passing, log_ratios, messages_of
+from pipeline.evaluating.evaluate import REFERENCE, Measured, evaluate_passing, log_ratios, messages_of
 from pipeline.evaluating.evaluation import best_of_points
 from pipeline.evaluating.figures import Curve, Spot, draw, exactly
 from pipeline.evaluating.measures import Estimate, divergence, mean_rate, over_seeds
@@ -21,7 +21,6 @@ from pipeline.evaluating.ways import Trained, Way, Workshop
 from pipeline.observing.funnel import aligned
 from pipeline.storage.shards import read_json, write_json
 
-REFERENCE = "reference"
 Apart = tuple[dict[str, list[float]], dict[str, list[int]]]
 """Log-ratios to the reference and tokens of a policy's answers, by prompt."""
 

@@ -16,7 +16,7 @@ from pipeline.config import Config, LabelerEntry
 from pipeline.plan import Plan
 from pipeline.publishing.code import code
 from pipeline.schema import COMPLETIONS
-from pipeline.storage.shards import file_sha256
+from pipeline.storage.shards import file_sha256, input_sha256
 
 MODEL = ["model", "model_hash", "tokenizer_hash", "template_hash"]
 SCHEMA = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent"
@@ -112,7 +112,7 @@ def _model(folder: Path) -> dict[str, Any] | None:
 def _file(path: str) -> dict[str, Any]:
     """A prompt file; its hash where it lies here."""
     place = Path(path)
-    return {"path": path, "sha256": file_sha256(place) if place.is_file() else None}
+    return {"path": path, "sha256": input_sha256(place) if place.is_file() else None}
 
 
 def _hashed(file: Mapping[str, Any], facet: Mapping[str, Any]) -> dict[str, Any]:

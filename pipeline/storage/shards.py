@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import Damaged, UnreadableShard
-from pipeline.storage.stores import is_store
+from pipeline.storage.stores import is_store, stamp
 from pipeline.storage.storing import storing as storing
 
 SEAL = "seal"
@@ -261,3 +262,21 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of the file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def input_sha256(path: Path) -> str:
+    """SHA-256 of a file that a run reads, which this process reads again only once it was changed: they are large, and several
+    ask."""
+    return _sha256_at(path, stamp(path))
+
+
+def inputs_sha256(path: Path) -> list[str] | None:
+    """The hashes of an input file, or of those in a folder; None of what is neither."""
+    if path.is_dir():
+        return [input_sha256(file) for file in sorted(path.rglob("*")) if file.is_file()]
+    return [input_sha256(path)] if path.is_file() else None
+
+
+@lru_cache(maxsize=1024)
+def _sha256_at(path: Path, stamp: str) -> str:
+    return file_sha256(path)

@@ -79,8 +79,10 @@ def filled_elsewhere(fill: Callable[[Spool], None]) -> Spool:
     spool = Spool(name)
     spool.share()
     try:
-        with worker_pool(1) as pool, deaf():
-            pool.submit(_fill, name, fill).result()
+        with worker_pool(1) as pool:
+            with deaf():
+                filled = pool.submit(_fill, name, fill)
+            filled.result()
     except BrokenProcessPool:
         raise EngineFailed("the process that sorts the completions died; hint: is there memory for it?") from None
     finally:

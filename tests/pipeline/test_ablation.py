@@ -9,7 +9,6 @@ import pytest
 from pipeline.errors import ConfigError
 from pipeline.evaluating.ablation import Variant, drawn, length_gap
 from pipeline.evaluating.ablation_told import (
-    REFERENCE,
     Gain,
     Result,
     as_json,
@@ -18,7 +17,7 @@ from pipeline.evaluating.ablation_told import (
     gains_at_equal_length,
     table,
 )
-from pipeline.evaluating.evaluate import Measured
+from pipeline.evaluating.evaluate import REFERENCE, Measured
 from pipeline.evaluating.measures import Answer, Estimate
 
 PROMPTS = [f"p{i}" for i in range(40)]

@@ -81,6 +81,14 @@ def noting(path: Path, more: str = "") -> list[str]:
     return [sys.executable, "-c", body]
 
 
+SLEEPING = "import os; f.write(f'{os.getpid()}\\n'); f.flush(); time.sleep(60)"
+"""What a process that notes does when it is to be found running."""
+
+
+def pid_in(noted: Path) -> int:
+    return int(noted.read_text().split()[1])
+
+
 def _forever(schedule: Schedule) -> None:
     schedule.forever()
 
@@ -180,25 +188,23 @@ def test_sigterm_ends_the_refresh_cleanly_and_it_is_due_again(tmp_path):
 
 def test_a_refresh_that_does_not_listen_is_killed(tmp_path):
     noted = tmp_path / "noted"
-    deaf = "import signal, os; signal.signal(signal.SIGINT, signal.SIG_IGN)"
-    more = f"{deaf}; f.write(f'{{os.getpid()}}\\n'); f.flush(); time.sleep(60)"
-    process = started(Schedule(tmp_path, Every(3600), noting(noted, more), grace_s=0.5))
+    deaf = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    process = started(Schedule(tmp_path, Every(3600), noting(noted, f"{deaf}; {SLEEPING}"), grace_s=0.5))
     wait_for(lambda: lines(noted) == 2)
     process.terminate()
     assert ended(process) == 0
     with pytest.raises(ProcessLookupError):
-        os.kill(int(noted.read_text().split()[1]), 0)
+        os.kill(pid_in(noted), 0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's signal at a parent's death")
 def test_a_refresh_ends_with_a_schedule_that_is_killed(tmp_path):
     noted = tmp_path / "noted"
-    more = "import os; f.write(f'{os.getpid()}\\n'); f.flush(); time.sleep(60)"
-    process = started(Schedule(tmp_path, Every(3600), noting(noted, more)))
+    process = started(Schedule(tmp_path, Every(3600), noting(noted, SLEEPING)))
     wait_for(lambda: lines(noted) == 2)
     process.kill()
     ended(process)
-    refresh = int(noted.read_text().split()[1])
+    refresh = pid_in(noted)
     wait_for(lambda: not psutil.pid_exists(refresh) or psutil.Process(refresh).status() == psutil.STATUS_ZOMBIE)
 
 

@@ -63,7 +63,7 @@ def plain(config_file: Path) -> dict[str, float]:
     """`LLM.generate` on all requests of the config's first source."""
     from pipeline.config import load
     from pipeline.engines.vllm import Vllm, engine_args, params, prepare_environment
-    from pipeline.prompts import import_prompts, prompts_of
+    from pipeline.prompts import chats_of, import_prompts
     from pipeline.sample import Sample
     from pipeline.storage.shards import read_shard
 
@@ -79,7 +79,7 @@ def plain(config_file: Path) -> dict[str, float]:
     stage = Sample(source.name, spec, source.sampling, config.seed)
     with tempfile.TemporaryDirectory() as folder:
         shards = import_prompts(config.prompts, Path(folder)).shards
-        requests = [r for shard in shards for r in stage.requests(prompts_of(read_shard(shard)))]
+        requests = [r for shard in shards for r in stage.requests(chats_of(read_shard(shard)))]
     chats = [[{"role": m.role, "content": m.content} for m in request.messages] for request in requests]
     texts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
     prompts: list[Any] = [{"prompt_token_ids": tokenizer.encode(text, add_special_tokens=False)} for text in texts]

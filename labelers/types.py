@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -24,6 +24,21 @@ def content_id(*parts: Any) -> str:
     """The identity of a value: 32 hexadecimal digits of the SHA-256 of its canonical JSON (never its position)."""
     text = ",".join([_PLAIN.get(type(part), _json)(part) for part in parts])
     return hashlib.sha256(f"[{text}]".encode("ascii")).hexdigest()[:32]
+
+
+def content_ids(*columns: Sequence[Any]) -> list[str]:
+    """`content_id` of each row of these columns, all as long: two thirds of its time where each column has values of one kind."""
+    rows = zip(*[map(_encoder_of(column), column) for column in columns], strict=True)
+    return [hashlib.sha256(f"[{','.join(row)}]".encode("ascii")).hexdigest()[:32] for row in rows]
+
+
+def _encoder_of(column: Sequence[Any]) -> Callable[[Any], str]:
+    kinds = set(map(type, column))
+    return _PLAIN.get(kinds.pop(), _json) if len(kinds) == 1 else _encoded
+
+
+def _encoded(value: Any) -> str:
+    return _PLAIN.get(type(value), _json)(value)
 
 
 _json = json.JSONEncoder(ensure_ascii=True, sort_keys=True, separators=(",", ":")).encode

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline.imported import Imported
 from pipeline.plan import Plan, Step
-from pipeline.prompts import family_of, prompts_of
+from pipeline.prompts import family_by_id
 from pipeline.sample import counts_of
 from pipeline.schema import COMPLETIONS, PROMPTS
 from pipeline.storage.damage import Checked
@@ -37,13 +37,12 @@ def carry(plan: Plan, imported: Imported, checked: Checked) -> None:
 
 def _carry(step: Step, shard: Path, earlier: Mapping[str, Sequence[int]], checked: Checked) -> None:
     """One source's completions of one shard; nothing where a prompt has none."""
-    prompts = prompts_of(read_shard(shard, PROMPTS))
+    families = family_by_id(read_shard(shard, PROMPTS))
     old = _Old(step, shard, checked)
-    found = [old.rows(prompt_id, earlier.get(prompt_id, ())) for prompt_id in prompts]
+    found = [old.rows(prompt_id, earlier.get(prompt_id, ())) for prompt_id in families]
     if not all(found):
         return
     table = pa.concat_tables([rows for rows in found if rows]).combine_chunks()
-    families = {prompt.id: family_of(prompt.metadata) for prompt in prompts.values()}
     work = step.work(shard)
     receipt = write_shard(work.output, table, input_hashes(work) or (), 0.0, counts_of(table, families))
     checked.made(work.output, receipt.sha256)

@@ -6,7 +6,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-SELDOM = (50_000, 20, 50)
+SELDOM = (200_000, 20, 50)
 """New objects after which Python looks through them, and so on for the older ones. Its own numbers (700, 10, 10) take a tenth of
 the time of a shard, and a seventh of an import's (docs/log.md)."""
 

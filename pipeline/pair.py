@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from pipeline.pairing.grading import Group, graded
 from pipeline.pairing.rules import Scored
 from pipeline.pairing.settings import Pairs
 from pipeline.pairing.table import PairRows
-from pipeline.prompts import family_of
+from pipeline.prompts import families_of
 from pipeline.schema import COMPARISONS, COMPLETIONS, LABELS, PAIR_SHARD, PROMPTS
 from pipeline.work import Made, Transform
 
@@ -63,7 +62,7 @@ class Pairing:
         groups = self.groups(prompts["prompt_id"].to_pylist(), completions, tables[self.n_sources :])
         counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
         rows = PairRows()
-        chosen = zip(_families(prompts), groups, self.choose_all(groups), strict=True)
+        chosen = zip(families_of(prompts["metadata"]), groups, self.choose_all(groups), strict=True)
         for place, (name, group, choice) in enumerate(chosen):
             family = counts[name]
             family["prompts"] += 1
@@ -97,13 +96,6 @@ class Pairing:
         if group.decided is not None:
             return choose_by_verdicts(scored, group.decided, settings, group.noise)
         return choose(scored, settings, group.noise)
-
-
-def _families(prompts: pa.Table) -> list[str]:
-    """The family of each prompt."""
-    said = prompts["metadata"].to_pylist()
-    found = {metadata: family_of(json.loads(metadata)) for metadata in set(said)}  # mostly the same few texts
-    return [found[metadata] for metadata in said]
 
 
 def _by_score(group: Sequence[Scored], settings: Pairs) -> bool:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from labelers.types import Needs, Prompt, content_id
+from labelers.types import Message, Needs, content_id, content_ids
 from pipeline.engines import Engine, EngineInfo, EngineSpec, Generation, Request, Sampled, Sampling
 from pipeline.errors import EngineFailed
-from pipeline.prompts import family_of, prompts_of
+from pipeline.prompts import chats_of, family_by_id
 from pipeline.schema import COMPLETIONS, PROMPTS
 from pipeline.spending.budget import Meter, ask
 from pipeline.storage.shards import Counts
@@ -57,59 +57,77 @@ class Sample:
     def open(self, engine: Engine | None = None) -> Iterator[Transform]:
         """The transform, on the engine that the executor lends."""
         assert engine is not None, "an executor lends its engine to a stage that names one"
-        yield lambda prompts: self._sample(prompts_of(prompts), engine)
+        yield lambda prompts: self._sample(prompts, engine)
 
-    def _sample(self, prompts: dict[str, Prompt], engine: Engine) -> Made:
-        done = ask(engine, self.requests(prompts), self.meter)
+    def _sample(self, prompts: pa.Table, engine: Engine) -> Made:
+        done = ask(engine, self.requests(chats_of(prompts)), self.meter)
         require_some(self.source, list(done.values()))
-        drawn = [draw for prompt_id in prompts for draw in self._drawn(done[prompt_id])]
-        table = self._table(drawn, engine.info)
-        return Made(table, counts_of(table, {p.id: family_of(p.metadata) for p in prompts.values()}))
+        table = self._table([_with_rows(done[i]) for i in prompts["prompt_id"].to_pylist()], engine.info)
+        return Made(table, counts_of(table, family_by_id(prompts)))
 
-    def requests(self, prompts: dict[str, Prompt]) -> list[Request]:
+    def requests(self, chats: Mapping[str, tuple[Message, ...]]) -> list[Request]:
         """What the engine is asked: one request a prompt."""
-        return [Request(p.id, p.messages, self.sampling, self._seed(p)) for p in prompts.values()]
+        return [Request(i, said, self.sampling, self._seed(i)) for i, said in chats.items()]
 
-    def _seed(self, prompt: Prompt) -> int:
+    def _seed(self, prompt_id: str) -> int:
         # Derived by hash: engines add the completion's index, so nearby seeds would share completions.
-        return int(content_id("seed", self.seed, self.source, prompt.id)[:12], 16)
+        return int(content_id("seed", self.seed, self.source, prompt_id)[:12], 16)
 
-    def _drawn(self, generation: Generation) -> list[_Draw]:
-        if generation.error is not None:
-            identity = content_id(generation.request_id, self.source, "failed")
-            return [_Draw(identity, generation, Sampled("", "error"), generation.error)]
-        repeats: Counter[tuple[str, int | None]] = Counter()
-        drawn = []
-        for output in generation.outputs:
-            # The same text from the same seed (people repeat themselves) is told apart by how often it came before.
-            repeat = repeats[output.text, output.seed]
-            repeats[output.text, output.seed] += 1
-            identity = content_id(generation.request_id, self.source, output.seed, output.text, repeat)
-            error = "the engine gave it up" if output.finish_reason == "error" else None
-            drawn.append(_Draw(identity, generation, output, error))
-        return drawn
-
-    def _table(self, drawn: list[_Draw], info: EngineInfo) -> pa.Table:
+    def _table(self, answers: Sequence[Generation], info: EngineInfo) -> pa.Table:
         """By columns: this runs while the engine steps in the same process, and a row at a time takes four times as long."""
-        outputs = [draw.output for draw in drawn]
-        constant = {"source": self.source, **asdict(info)}
+        owners = [answer for answer in answers for _ in answer.outputs]
+        drawn = [output for answer in answers for output in answer.outputs]
         columns: dict[str, list[Any]] = {
-            "completion_id": [draw.completion_id for draw in drawn],
-            "prompt_id": [draw.generation.request_id for draw in drawn],
-            "text": [output.text for output in outputs],
-            "finish_reason": [output.finish_reason for output in outputs],
-            "n_tokens": [output.n_tokens for output in outputs],
-            "temperature": [None if output.seed is None else self.sampling.temperature for output in outputs],
-            "top_p": [None if output.seed is None else self.sampling.top_p for output in outputs],
-            "seed": [output.seed for output in outputs],
-            "logp": [output.logp for output in outputs],
-            "token_ids": [output.token_ids for output in outputs],
-            "error": [draw.error for draw in drawn],
+            "completion_id": self._ids(answers, owners, drawn),
+            "prompt_id": [answer.request_id for answer in owners],
+            "text": [output.text for output in drawn],
+            "finish_reason": [output.finish_reason for output in drawn],
+            "n_tokens": [output.n_tokens for output in drawn],
+            "temperature": [None if output.seed is None else self.sampling.temperature for output in drawn],
+            "top_p": [None if output.seed is None else self.sampling.top_p for output in drawn],
+            "seed": [output.seed for output in drawn],
+            "logp": [output.logp for output in drawn],
+            "token_ids": [output.token_ids for output in drawn],
+            "error": list(map(_error, owners, drawn)),
         }
+        constant = {"source": self.source, **asdict(info)}
         arrays = {name: pa.array(values, COMPLETIONS.field(name).type) for name, values in columns.items()}
         arrays |= {name: pa.repeat(pa.scalar(value, pa.string()), len(drawn)) for name, value in constant.items()}
-        arrays["prompt_token_ids"] = _prompt_token_ids(drawn)
+        arrays["prompt_token_ids"] = _prompt_token_ids(answers)
         return pa.table([arrays[name] for name in COMPLETIONS.names], COMPLETIONS)
+
+    def _ids(self, answers: Sequence[Generation], owners: Sequence[Generation], drawn: Sequence[Sampled]) -> list[str]:
+        """Each completion's identity: its prompt, source, seed and text, and how often they came before."""
+        ids = content_ids(
+            [answer.request_id for answer in owners],
+            [self.source] * len(drawn),
+            [output.seed for output in drawn],
+            [output.text for output in drawn],
+            [n for answer in answers for n in _repeats(answer.outputs)],
+        )
+        failed = {i: answer for i, answer in enumerate(owners) if answer.error is not None}
+        for i, answer in failed.items():
+            ids[i] = content_id(answer.request_id, self.source, "failed")
+        return ids
+
+
+def _with_rows(answer: Generation) -> Generation:
+    """An answer that failed stands as one row, which says why."""
+    return answer if answer.error is None else replace(answer, outputs=(Sampled("", "error"),))
+
+
+def _error(answer: Generation, output: Sampled) -> str | None:
+    gave_up = "the engine gave it up" if output.finish_reason == "error" else None
+    return gave_up if answer.error is None else answer.error
+
+
+def _repeats(outputs: Sequence[Sampled]) -> Iterator[int]:
+    """How often each text came before from the same seed: people repeat themselves."""
+    seen: dict[tuple[str, int | None], int] = {}
+    for output in outputs:
+        key = output.text, output.seed
+        yield (before := seen.get(key, 0))
+        seen[key] = before + 1
 
 
 def require_some(source: str, answers: Sequence[Generation]) -> None:
@@ -124,22 +142,10 @@ def require_some(source: str, answers: Sequence[Generation]) -> None:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Draw:
-    """A completion on its way into the table."""
-
-    completion_id: str
-    generation: Generation
-    output: Sampled
-    error: str | None
-
-
-def _prompt_token_ids(drawn: list[_Draw]) -> pa.Array:
+def _prompt_token_ids(answers: Sequence[Generation]) -> pa.Array:
     """The prompt's ids beside each completion that has its own; converted once a prompt, not once a completion."""
-    generations = list({id(draw.generation): draw.generation for draw in drawn}.values())
-    place = {id(generation): i for i, generation in enumerate(generations)}
-    prompts = pa.array([g.prompt_token_ids for g in generations], COMPLETIONS.field("prompt_token_ids").type)
-    rows = [None if draw.output.token_ids is None else place[id(draw.generation)] for draw in drawn]
+    prompts = pa.array([answer.prompt_token_ids for answer in answers], COMPLETIONS.field("prompt_token_ids").type)
+    rows = [None if output.token_ids is None else i for i, answer in enumerate(answers) for output in answer.outputs]
     return prompts.take(pa.array(rows, pa.int64()))
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -80,7 +81,7 @@ def perform(work: Work, transform: Transform) -> Receipt:
     if done := finished(work):
         return done
     hashes = tuple(receipt_of(path).sha256 for path in work.inputs)
-    tables = [read_shard(*each) for each in zip(work.inputs, work.stage.reads, hashes, strict=True)]
+    tables = [_read(*each) for each in zip(work.inputs, work.stage.reads, hashes, strict=True)]
     started = time.monotonic()
     made = transform(*tables)
     seconds = time.monotonic() - started
@@ -88,3 +89,9 @@ def perform(work: Work, transform: Transform) -> Receipt:
         raise TypeError(f"{type(work.stage).__name__} made other columns than it declares: {made.table.schema}")
     receipt_path(work.output).unlink(missing_ok=True)  # a stale one must not vouch for the new file
     return write_shard(work.output, made.table, hashes, seconds, made.counts)
+
+
+@lru_cache(maxsize=4)
+def _read(shard: Path, schema: pa.Schema, sha256: str) -> pa.Table:
+    """The table, kept for who asks next: the labelers of a shard follow one another, and all read its completions."""
+    return read_shard(shard, schema, sha256)

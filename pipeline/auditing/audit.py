@@ -24,7 +24,7 @@ from pipeline.config import Config, stored_config
 from pipeline.judges import warnings
 from pipeline.label import Label
 from pipeline.plan import Plan, make_plan
-from pipeline.prompts import prompts_of
+from pipeline.prompts import chats_of
 from pipeline.storage.shards import write_json
 
 BY_DESIGN = {"length": ("length",), "source": ("weak_vs_strong",), "place": (), "temperature": ()}
@@ -67,7 +67,7 @@ class Reading:
         self.planter.shard(evidence)
         self.n_pairs += evidence.pairs.num_rows
         if keep_prompts:
-            self.prompts.update({p.id: text_of(p.messages) for p in prompts_of(evidence.prompts).values()})
+            self.prompts.update({i: text_of(said) for i, said in chats_of(evidence.prompts).items()})
 
 
 def audit(config: Config, plan: Plan, places: Places, ask: Asked, *, published: bool = True) -> Audited:

@@ -31,7 +31,7 @@ class Planter:
         joined = pc.binary_join(evidence.pairs["labelers"], "\n")
         for name in pc.unique(joined).to_pylist():
             labelers = tuple(name.split("\n"))
-            ids = _smallest(evidence.pairs.filter(pc.equal(joined, name))["chosen_id"], self.n)
+            ids = _smallest(evidence.pairs["chosen_id"].filter(pc.equal(joined, name)), self.n)
             self._keep(self.chosen.setdefault(labelers, []), _planted(evidence, ids, labelers, is_chosen=True))
         for name, ids in _judged(evidence):
             kept = self.judged.setdefault(name, [])
@@ -59,10 +59,11 @@ def _smallest(ids: Any, n: int) -> pa.Array:
 
 
 def _judged(evidence: Evidence) -> Iterator[tuple[str, Any]]:
-    scored = evidence.labels.filter(pc.is_valid(evidence.labels["value"]))
-    for table, column in ((scored, "completion_id"), (evidence.comparisons, "a_id")):
-        for name in pc.unique(table["labeler"]).to_pylist():
-            yield name, table.filter(pc.equal(table["labeler"], name))[column]
+    labels, comparisons = evidence.labels.select(["labeler", "completion_id", "value"]), evidence.comparisons
+    scored = labels.filter(pc.is_valid(labels["value"]))
+    for labeler, ids in ((scored["labeler"], scored["completion_id"]), (comparisons["labeler"], comparisons["a_id"])):
+        for name in pc.unique(labeler).to_pylist():
+            yield name, ids.filter(pc.equal(labeler, name))
 
 
 def _planted(evidence: Evidence, ids: pa.Array, labelers: tuple[str, ...], *, is_chosen: bool) -> Iterator[Planted]:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from labelers.types import Prompt, content_id
+from labelers.types import Prompt, content_id, content_ids
 from pipeline.auditing.evidence import Evidence
 from pipeline.prompts import prompts_of
 
@@ -82,12 +82,15 @@ def _two_texts(chosen: Any, rejected: Any) -> bool:
 
 
 def _ids_are_of_their_content(pairs: pa.Table, chosen: pa.Table, rejected: pa.Table) -> bool:
-    columns = [pairs[name].to_pylist() for name in ("pair_id", "prompt_id", "chosen_id", "rejected_id", "strategy")]
-    if any(own != content_id(*parts) for own, *parts in zip(*columns, strict=True)):
+    said = [pairs[name].to_pylist() for name in ("prompt_id", "chosen_id", "rejected_id", "strategy")]
+    if pairs["pair_id"].to_pylist() != content_ids(*said):
         return False
     for side in (chosen, rejected):
-        columns = [side[name].to_pylist() for name in ("completion_id", "prompt_id", "source", "seed", "text")]
-        if not all(is_id_of(own, *parts) for own, *parts in zip(*columns, strict=True)):
+        ids = side["completion_id"].to_pylist()
+        said = [side[name].to_pylist() for name in ("prompt_id", "source", "seed", "text")]
+        first = content_ids(*said, [0] * len(ids))  # the text's first time, as most are
+        rows = zip(ids, first, *said, strict=True)
+        if not all(own == of_first or is_id_of(own, *parts) for own, of_first, *parts in rows):
             return False
     return True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from labelers.types import FinishReason, Message
 
@@ -45,9 +45,11 @@ class Request:
     schema: str = ""
 
 
-@dataclass(frozen=True)
-class Sampled:
-    """One completion as the engine gave it. `logp` in nats, summed over tokens; `n_tokens` 0 when nobody knows."""
+class Sampled(NamedTuple):
+    """One completion as the engine gave it. `logp` in nats, summed over tokens; `n_tokens` 0 when nobody knows.
+
+    A tuple: it is made a third as fast as a frozen dataclass, by the million.
+    """
 
     text: str
     finish_reason: FinishReason

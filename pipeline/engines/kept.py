@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def _key(request: Request) -> str:
 
 
 def _line(key: str, answer: Generation) -> bytes:
-    outputs = [[*astuple(replace(o, token_ids=None)), _ids(o.token_ids)] for o in answer.outputs]
+    outputs = [[*o._replace(token_ids=None), _ids(o.token_ids)] for o in answer.outputs]
     body = json.dumps([key, _ids(answer.prompt_token_ids), outputs]).encode()
     return _digest(body) + b" " + body
 

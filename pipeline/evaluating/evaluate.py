@@ -23,7 +23,7 @@ from pipeline.imported import Imported
 from pipeline.pair import Pairing
 from pipeline.pairing.combine import Role
 from pipeline.plan import Plan, Step, make_plan
-from pipeline.prompts import family_of, import_prompts, prompts_of
+from pipeline.prompts import chats_of, family_by_id, import_prompts
 from pipeline.run import describe_failures, executor_of, locked, perform_all
 from pipeline.schema import COMPLETIONS, LABELS, PROMPTS
 from pipeline.storage.damage import Checked
@@ -170,7 +170,7 @@ def log_ratios(
 def messages_of(config: Config, root: Path) -> dict[str, Sequence[Message]]:
     """The held-out prompts of an evaluation that was made: id -> messages."""
     shards = sorted((root / f"{config.name}-evaluation" / "prompts").glob("[0-9]*.parquet"))
-    return {p.id: p.messages for shard in shards for p in prompts_of(read_shard(shard, PROMPTS)).values()}
+    return {i: said for shard in shards for i, said in chats_of(read_shard(shard, PROMPTS)).items()}
 
 
 def _source(config: Config, name: str, model: str, temperature: float, n: int) -> Source:
@@ -192,11 +192,9 @@ def _measure(config: Config, plan: Plan, imported: Imported, n: int) -> Measured
     assert isinstance(stage, Pairing)
     if not stage.roles:
         raise ConfigError(f"run {config.name}: no labeler scores single completions; hint: add one to the config")
-    families = {
-        prompt.id: family_of(prompt.metadata)
-        for shard in imported.shards
-        for prompt in prompts_of(read_shard(shard, PROMPTS)).values()
-    }
+    families: dict[str, str] = {}
+    for shard in imported.shards:
+        families |= family_by_id(read_shard(shard, PROMPTS))
     by_prompt: dict[tuple[str, float], dict[str, dict[str, float]]] = {}
     answers: dict[tuple[str, float], dict[str, list[Answer]]] = {}
     for sample in plan.of_kind("completions"):

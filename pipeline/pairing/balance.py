@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 
 from labelers.types import content_id
 from pipeline.pairing.rules import Pair, Scored
@@ -68,7 +67,7 @@ def residualised(groups: Groups) -> list[list[Scored]]:
     Source: the length-controlled regression of arXiv 2404.04475, here on labels.
     """
     slope = length_slope(groups)
-    return [[replace(s, score=s.score - slope * x) for s, x in zip(g, _centred(g), strict=True)] for g in groups]
+    return [[s._replace(score=s.score - slope * x) for s, x in zip(g, _centred(g), strict=True)] for g in groups]
 
 
 def length_slope(groups: Groups) -> float:

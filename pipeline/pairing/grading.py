@@ -6,9 +6,10 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.pairing.combine import Grade, Role, grades, in_band, key_of, outside_band
 from pipeline.pairing.ranking import bradley_terry, flip_rates
@@ -18,10 +19,19 @@ from pipeline.pairing.settings import Pairs
 Row = dict[str, Any]
 Labels = Mapping[str, tuple[str, str, float | None, bool]]
 """completion id -> its one label: labeler, version, value, whether it abstained"""
-LIGHT = ["completion_id", "prompt_id", "text", "finish_reason", "n_tokens", "source", "error"]
-"""The columns of completions that choosing needs; token ids are fetched for the chosen alone."""
 RANKING = "ranking of the verdicts"
 """The name under which a ranking by verdicts stands beside labelers."""
+
+
+class Alive(NamedTuple):
+    """What choosing needs of a completion that was made, named as its columns; token ids are fetched for the chosen alone."""
+
+    completion_id: str
+    prompt_id: str
+    text: str
+    finish_reason: str
+    n_tokens: int
+    source: str
 
 
 @dataclass(frozen=True)
@@ -58,12 +68,12 @@ def graded(
     return [_graded(alive.get(p, ()), by_completion, by_prompt.get(p, []), flips, roles, settings) for p in prompt_ids]
 
 
-def _alive(completions: pa.Table) -> dict[str, list[Row]]:
+def _alive(completions: pa.Table) -> dict[str, list[Alive]]:
     """Each prompt's completions that were made."""
-    found: defaultdict[str, list[Row]] = defaultdict(list)
-    for row in _rows(completions.select(LIGHT)):
-        if row["error"] is None:
-            found[row["prompt_id"]].append(row)
+    made = completions.filter(pc.is_null(completions["error"])).select(Alive._fields)
+    found: defaultdict[str, list[Alive]] = defaultdict(list)
+    for row in map(Alive._make, zip(*(column.to_pylist() for column in made.columns), strict=True)):
+        found[row.prompt_id].append(row)
     return dict(found)
 
 
@@ -85,11 +95,11 @@ def _single(labels: Sequence[pa.Table], roles: Sequence[Role], settings: Pairs) 
     return found if len(found) == sum(table.num_rows for table in labels) else None
 
 
-def _graded_alone(alive: Sequence[Row], labels: Labels, roles: Sequence[Role], settings: Pairs) -> Group:
+def _graded_alone(alive: Sequence[Alive], labels: Labels, roles: Sequence[Role], settings: Pairs) -> Group:
     """What `_graded` gives, where each completion has at most one label."""
     if not alive:
         return Group(dropped=Counter({"prompt without a completion": 1}))
-    labelled = [(row, label) for row in alive if (label := labels.get(row["completion_id"])) is not None]
+    labelled = [(row, label) for row in alive if (label := labels.get(row.completion_id)) is not None]
     if not labelled:
         return Group(dropped=Counter({"prompt without a labeler": 1}))
     kept = [(row, name, value) for row, (name, _, value, abstained) in labelled if not abstained and value is not None]
@@ -101,7 +111,7 @@ def _graded_alone(alive: Sequence[Row], labels: Labels, roles: Sequence[Role], s
     if not in_band([p for p in passed if p is not None], settings.pass_rate):
         dropped["prompt outside the pass-rate band"] = 1
         return Group(dropped=dropped)
-    in_tokens = all(row["n_tokens"] for row, _, _ in kept)
+    in_tokens = all(row.n_tokens for row, _, _ in kept)
     scored = [
         _scored_one(row, 0.0 + of_name[name].weight * value, is_passed, in_tokens)  # 0 is what a sum starts from
         for (row, name, value), is_passed in zip(kept, passed, strict=True)
@@ -112,7 +122,7 @@ def _graded_alone(alive: Sequence[Row], labels: Labels, roles: Sequence[Role], s
 
 
 def _graded(
-    alive: Sequence[Row],
+    alive: Sequence[Alive],
     labels: Mapping[str, list[Row]],
     comparisons: Sequence[Row],
     flips: Mapping[str, float],
@@ -122,7 +132,7 @@ def _graded(
     """A prompt's completions under their labels, or under the verdicts on them."""
     if not alive:
         return Group(dropped=Counter({"prompt without a completion": 1}))
-    labelled = {row["completion_id"]: found for row in alive if (found := labels.get(row["completion_id"]))}
+    labelled = {row.completion_id: found for row in alive if (found := labels.get(row.completion_id))}
     verdicts = [row for row in comparisons if row["prefers"] is not None]
     if not labelled and not verdicts:
         return Group(dropped=Counter({"prompt without a labeler": 1}))
@@ -200,19 +210,19 @@ def _made_by(labels: Sequence[Row]) -> list[tuple[str, str]]:
     return sorted({(label["labeler"], label["labeler_version"]) for label in labels})
 
 
-def _scored(rows: Sequence[Row], found: Mapping[str, Grade]) -> list[Scored]:
+def _scored(rows: Sequence[Alive], found: Mapping[str, Grade]) -> list[Scored]:
     """The graded completions; lengths in tokens where all know them, else all in characters."""
-    kept = [row for row in rows if row["completion_id"] in found]
-    in_tokens = all(row["n_tokens"] for row in kept)
+    kept = [row for row in rows if row.completion_id in found]
+    in_tokens = all(row.n_tokens for row in kept)
     return [
         _scored_one(row, grade.score, grade.passed, in_tokens, grade.may_be_chosen, grade.may_be_rejected)
         for row in kept
-        for grade in (found[row["completion_id"]],)
+        for grade in (found[row.completion_id],)
     ]
 
 
 def _scored_one(
-    row: Row,
+    row: Alive,
     score: float,
     passed: bool | None,
     in_tokens: bool,
@@ -220,13 +230,13 @@ def _scored_one(
     may_be_rejected: bool = True,
 ) -> Scored:
     return Scored(
-        row["completion_id"],
-        row["text"],
+        row.completion_id,
+        row.text,
         score,
         passed,
-        row["finish_reason"] == "length",
-        row["n_tokens"] if in_tokens else len(row["text"]),
-        row["source"],
+        row.finish_reason == "length",
+        row.n_tokens if in_tokens else len(row.text),
+        row.source,
         may_be_chosen,
         may_be_rejected,
     )

@@ -9,16 +9,14 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from labelers.types import content_id
 from pipeline.pairing.settings import Pairs
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """A completion as a pair rule sees it.
+class Scored(NamedTuple):
+    """A completion as a pair rule sees it; a tuple, since there is one for every label.
 
     Args:
         score: higher is better.

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from labelers.types import content_id
+from labelers.types import content_ids
 from pipeline.pairing.rules import Pair
 from pipeline.schema import PAIR_SHARD
 
@@ -71,9 +71,9 @@ class PairRows:
 
     def _own(self, prompt_ids: Sequence[str]) -> dict[str, Any]:
         """What only the pairs know."""
-        named = zip(prompt_ids, self.pairs, self.strategies, strict=True)
+        sides = ([c.id for c, _ in self.pairs], [r.id for _, r in self.pairs])
         return {
-            "pair_id": pa.array([content_id(prompt, c.id, r.id, how) for prompt, (c, r), how in named], pa.string()),
+            "pair_id": pa.array(content_ids(prompt_ids, *sides, self.strategies), pa.string()),
             "score_chosen": pa.array([c.score for c, _ in self.pairs], pa.float64()),
             "score_rejected": pa.array([r.score for _, r in self.pairs], pa.float64()),
             "margin": pa.array([c.score - r.score for c, r in self.pairs], pa.float64()),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,7 +12,7 @@ import pyarrow as pa
 
 from pipeline.auditing.evidence import Evidence
 from pipeline.auditing.facts import numbers, pair_scores
-from pipeline.prompts import family_of
+from pipeline.prompts import families_of
 
 Kind = Literal["clearest", "closest", "contested"]
 KINDS: tuple[Kind, ...] = ("clearest", "closest", "contested")
@@ -52,7 +51,7 @@ class Examples:
         margins = numbers(pairs["margin"])
         said = [f"margin {margin:.3g}" for margin in margins]
         against, named = _against(evidence)
-        families = np.array([family_of(json.loads(text)) for text in pairs["metadata"].to_pylist()])
+        families = np.array(families_of(pairs["metadata"]))
         for family in np.unique(families):
             own = np.flatnonzero(families == family)
             order = own[np.argsort(-margins[own], kind="stable")]

@@ -20,7 +20,7 @@ from pipeline.auditing.memory import AUDIT
 from pipeline.config import Config, stored_config
 from pipeline.observing.funnel import Family, summarize
 from pipeline.plan import pass_at_of
-from pipeline.prompts import family_of
+from pipeline.prompts import families_of
 from pipeline.publishing.versions import current, manifests
 from pipeline.reports.examples import Example, Examples
 from pipeline.storage.shards import Counts, read_receipt
@@ -163,7 +163,7 @@ def _passing(evidence: Evidence, facts: Facts, limits: Mapping[str, float]) -> p
     limit = pa.array([limits[name] for name in known["labeler"].to_pylist()], pa.float64())
     passed = pc.cast(pc.greater_equal(known["value"], limit), pa.float64())
     ids = evidence.prompts["prompt_id"]
-    families = pa.array([family_of(json.loads(m)) for m in evidence.prompts["metadata"].to_pylist()], pa.string())
+    families = pa.array(families_of(evidence.prompts["metadata"]), pa.string())
     family = families.take(pc.index_in(known["prompt_id"], value_set=ids))
     table = pa.table(
         {

@@ -91,15 +91,11 @@ class Format:
                 bind(identifier, arguments)
 
     def score(self, batch: Sequence[Candidate], ctx: Context) -> Sequence[Score | Abstain]:
-        own = [split(constraint) for constraint in self.constraints]
-        read: dict[
-            int, list[Constraint] | Abstain
-        ] = {}  # by the prompt object: its completions come one after the other
+        own = [_ready(split(constraint)) for constraint in self.constraints]
+        read: dict[int, list[Ready] | Abstain] = {}  # by the prompt object: its completions come one after the other
         return [self._judge(candidate, own, read) for candidate in batch]
 
-    def _judge(
-        self, candidate: Candidate, own: list[Constraint], read: dict[int, list[Constraint] | Abstain]
-    ) -> Score | Abstain:
+    def _judge(self, candidate: Candidate, own: list[Ready], read: dict[int, list[Ready] | Abstain]) -> Score | Abstain:
         text = candidate.completion.text
         if len(text) > self.max_chars:
             return Abstain("not_applicable", f"{len(text)} characters, more than max_chars={self.max_chars}")
@@ -121,8 +117,10 @@ class Format:
             return abstained[0]
         return Score(1 - len(broken) / len(outcomes), reason)
 
-    def _check(self, identifier: str, text: str, arguments: Mapping[str, Any]) -> bool | Abstain:
+    def _check(self, identifier: str, text: str, arguments: Mapping[str, Any] | Abstain) -> bool | Abstain:
         """Whether any variant of the text keeps the constraint (only the text itself when strict)."""
+        if isinstance(arguments, Abstain):
+            return arguments
         if identifier not in CHECKS and identifier not in _REGEX_IDS:
             return Abstain("not_applicable", f"unknown constraint {identifier!r}")
         outcomes = []
@@ -145,10 +143,24 @@ class Format:
         return Abstain("not_applicable", f"{identifier} cannot be told for this text") if kept is None else kept
 
 
-def _constraints_of(prompt: Prompt) -> list[Constraint] | Abstain:
+Ready = tuple[str, Mapping[str, Any] | Abstain]
+"""A constraint's id, and its arguments or why they cannot be used."""
+
+
+def _ready(constraint: Constraint) -> Ready:
+    identifier, arguments = constraint
+    try:
+        if identifier in CHECKS:
+            bind(identifier, arguments)
+    except BadConstraint as error:
+        return identifier, Abstain("unparsable", str(error))
+    return constraint
+
+
+def _constraints_of(prompt: Prompt) -> list[Ready] | Abstain:
     """A prompt's own constraints; why there are none."""
     try:
-        found = constraints_of(prompt)
+        found = [_ready(constraint) for constraint in constraints_of(prompt)]
     except UnreadableConstraints as error:
         return Abstain("unparsable", f"the constraints: {error}")
     none = "no constraints, neither in the options nor in the prompt's target or metadata"

@@ -27,12 +27,14 @@ class BadConstraint(ValueError):
 
 
 def run_check(identifier: str, text: str, arguments: Mapping[str, Any]) -> bool | None:
-    """Whether `text` follows the instruction; None where that cannot be told.
+    """Whether `text` follows the instruction; None where that cannot be told. A blank text follows nothing, as in IFEval.
+
+    Args:
+        arguments: what `bind` let through.
 
     Raises:
-        BadConstraint: see there. A blank text follows nothing, as in IFEval.
+        BadConstraint: a value is one that the instruction does not know.
     """
-    bind(identifier, arguments)
     return bool(text.strip()) and CHECKS[identifier](text, **arguments)
 
 

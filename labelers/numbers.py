@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import sys
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Literal
@@ -80,20 +82,28 @@ def _find(text: str, which: Which) -> re.Match[str] | None:
         case "first" | "after":
             return next(_numbers(text), None)
         case "last":
-            last = None
-            for last in _numbers(text):  # noqa: B007
-                pass
-            return last
+            return _last(text)
 
 
-def _numbers(text: str) -> Iterator[re.Match[str]]:
+def _last(text: str) -> re.Match[str] | None:
+    """The last number. None goes on over the end of a line, so the last line that has one is enough."""
+    end = len(text)
+    while end >= 0:
+        begin = text.rfind("\n", 0, end) + 1
+        if found := deque(_numbers(text, begin, end), maxlen=1):
+            return found[0]
+        end = begin - 1
+    return None
+
+
+def _numbers(text: str, begin: int = 0, end: int = sys.maxsize) -> Iterator[re.Match[str]]:
     """What `_NUMBER.finditer` gives. That tries the whole pattern at every letter; this only where a number can begin."""
-    start = _START.search(text)
+    start = _START.search(text, begin, end)
     while start:
         found = _NUMBER.match(text, start.start())
         if found:
             yield found
-        start = _START.search(text, found.end() if found else start.end())
+        start = _START.search(text, found.end() if found else start.end(), end)
 
 
 def value_of(match: re.Match[str], percent: Percent) -> Fraction:

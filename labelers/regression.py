@@ -19,6 +19,7 @@ PATTERN_S = 1.0
 """Longest time for a pattern on one text: half of the deadline per item in isolation.md."""
 ErrorKind = Literal["absolute", "squared", "relative", "log", "huber"]
 Found = list[Fraction] | None
+Exact = Fraction | int
 
 _SUM = Prompt.of("What is 40 + 32?", target="40 + 32 = 72\n#### 72")
 _EXAMPLES = (
@@ -161,7 +162,7 @@ class Regression:
         return Score(-self.worst_error, f"there is no number: counted as error {self.worst_error:g}")
 
     def _compared(self, answer: Fraction | list[Fraction], target: Fraction | list[Fraction]) -> Score | Abstain:
-        answers, targets = (each if isinstance(each, list) else [each] for each in (answer, target))
+        answers, targets = (_plain(each if isinstance(each, list) else [each]) for each in (answer, target))
         if len(answers) != len(targets):
             said = f"{len(answers)} numbers, the target has {len(targets)}: counted as error {self.worst_error:g}"
             return Score(-self.worst_error, said)
@@ -195,9 +196,14 @@ def _vector_of(text: str) -> Found:
         return None
 
 
-def _error(answer: Fraction, target: Fraction, kind: ErrorKind, delta: float) -> float:
+def _plain(values: Sequence[Fraction]) -> list[Exact]:
+    """Whole numbers as integers, which are as exact, and quicker to reckon with."""
+    return [value.numerator if value.denominator == 1 else value for value in values]
+
+
+def _error(answer: Exact, target: Exact, kind: ErrorKind, delta: float) -> float:
     """The error as a float; infinite where it is beyond one."""
-    difference = abs(answer - target)
+    difference: Any = abs(answer - target)
     try:
         match kind:
             case "absolute":
@@ -215,11 +221,11 @@ def _error(answer: Fraction, target: Fraction, kind: ErrorKind, delta: float) ->
         return math.inf
 
 
-def _signed_log(value: Fraction) -> float:
+def _signed_log(value: Exact) -> float:
     return math.copysign(math.log1p(abs(float(value))), value)
 
 
-def _shown(value: Fraction) -> str:
+def _shown(value: Exact) -> str:
     try:
         return f"{float(value):.12g}"
     except OverflowError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from typing import Any
@@ -45,13 +46,18 @@ def read_json(
     _check_encodable(text)
     if text.count("[") + text.count("{") > MAX_DEPTH:
         _check_depth(text, whole=not allow_trailing_text)
-    decoder = json.JSONDecoder(
+    return _decode(_decoder(allow_nan, allow_duplicate_keys, need_numbers), text, allow_trailing_text)
+
+
+@functools.cache
+def _decoder(allow_nan: bool, allow_duplicate_keys: bool, need_numbers: bool) -> json.JSONDecoder:
+    """Made once: making it takes as long as reading a short text."""
+    return json.JSONDecoder(
         parse_int=_integer if need_numbers else _ignored,
         parse_float=_real if need_numbers else _ignored,
         parse_constant=float if allow_nan else _no_constant,
         object_pairs_hook=dict if allow_duplicate_keys else _no_duplicates,
     )
-    return _decode(decoder, text, allow_trailing_text)
 
 
 def _decode(decoder: json.JSONDecoder, text: str, allow_trailing_text: bool) -> Any:

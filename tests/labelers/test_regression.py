@@ -176,4 +176,7 @@ def test_numbers_are_found_where_the_whole_pattern_tried_at_every_letter_finds_t
     letters = "0123456789.,+-\u2212$\u20ac\u00a3\u00a5 eEabx%_()\n5 "
     for _ in range(20_000):
         text = "".join(rng.choice(letters) for _ in range(rng.randint(0, 25)))
-        assert [m.span() for m in numbers._numbers(text)] == [m.span() for m in numbers._NUMBER.finditer(text)], text
+        found = [m.span() for m in numbers._NUMBER.finditer(text)]
+        assert [m.span() for m in numbers._numbers(text)] == found, text
+        last = numbers._last(text)
+        assert (last and last.span()) == (found[-1] if found else None), text

@@ -91,7 +91,7 @@ def perform(work: Work, transform: Transform) -> Receipt:
     return write_shard(work.output, made.table, hashes, seconds, made.counts)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def _read(shard: Path, schema: pa.Schema, sha256: str) -> pa.Table:
     """The table, kept for who asks next: the labelers of a shard follow one another, and all read its completions."""
     return read_shard(shard, schema, sha256)

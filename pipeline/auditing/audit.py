@@ -12,7 +12,7 @@ from pipeline.auditing.canaries import Asked, Lend, asking, canaries
 from pipeline.auditing.confounds import abstentions, confounds, entangled, noise, orders
 from pipeline.auditing.defects import Tally
 from pipeline.auditing.drawn import Drawn
-from pipeline.auditing.evidence import Evidence, Places, read_evidence, read_published, recall_places
+from pipeline.auditing.evidence import Evidence, Places, evidence_of, read_published, recall_places
 from pipeline.auditing.facts import Facts
 from pipeline.auditing.limits import Finding, State, worst
 from pipeline.auditing.lookers import looked_at
@@ -85,8 +85,9 @@ def audit(config: Config, plan: Plan, places: Places, ask: Asked, *, published: 
     residual = config.pairs.length == "residualise"
     reading = Reading(Planter(max(settings.canaries, settings.costly_canaries)), Tally(compares=published))
     stages, compared = labelling(plan), None if residual else signs
-    for evidence, is_spotless in zip(read_evidence(places), looked_at(places, compared), strict=True):
-        reading.shard(evidence, compared, is_spotless, keep_prompts=bool(settings.heldout))
+    for shard, is_spotless in zip(places.shards, looked_at(places, compared), strict=True):
+        # Read in the call: a name of its own would hold one shard's evidence while the next one's is read.
+        reading.shard(evidence_of(places, shard), compared, is_spotless, keep_prompts=bool(settings.heldout))
     for rows in read_published(places.run) if published else ():
         reading.tally.published(rows)
     planted = list(canaries(ask(reading.planter.planted()), stages, settings, signs))

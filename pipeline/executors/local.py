@@ -14,11 +14,15 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
+from importlib.abc import MetaPathFinder
+
+import pyarrow as pa
 
 from pipeline.cycles import SELDOM
 from pipeline.engines import Engine, EngineSpec, Progress
 from pipeline.engines.kept import perform_on
 from pipeline.executors import WorkerDied
+from pipeline.freed import give_back
 from pipeline.storage.shards import Receipt
 from pipeline.work import Stage, Transform, Work, perform
 
@@ -163,6 +167,23 @@ def _opened(stage: Stage) -> Transform:
 def _begin_worker(parent: int) -> None:
     _die_with_parent(parent)
     gc.set_threshold(*SELDOM)
+    give_back()
+    _keep_pandas_out()
+
+
+def _keep_pandas_out() -> None:
+    """pyarrow imports pandas to ask it whether a list is a series: a quarter of a second and 40 MB. It asks once, so now."""
+    sys.meta_path.insert(0, _NoPandas())
+    try:
+        pa.array([])
+    finally:
+        del sys.meta_path[0]
+
+
+class _NoPandas(MetaPathFinder):
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError(fullname)
 
 
 def _die_with_parent(parent: int) -> None:

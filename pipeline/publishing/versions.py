@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +12,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from labelers.types import content_id
 from pipeline.auditing.evidence import folders_of
@@ -23,23 +20,20 @@ from pipeline.errors import ConfigError
 from pipeline.known import Active
 from pipeline.plan import Plan
 from pipeline.publishing.card import card
+from pipeline.publishing.dataset_files import DatasetFiles
 from pipeline.publishing.history import held_at, now, record
 from pipeline.publishing.lineage import event, lineage, made_by
-from pipeline.schema import PAIR_SHARD, PAIRS, SAMPLER_LOGPS
+from pipeline.schema import PAIR_SHARD
 from pipeline.storage.folders import appearing, files_in, move, point, pointed, remove
 from pipeline.storage.shards import (
-    ROW_GROUP,
     Counts,
     Receipt,
     file_sha256,
-    parquet_writer,
     read_json,
     read_receipt,
     read_shard,
     write_twice,
 )
-
-ROWS_PER_FILE = 50_000
 
 
 @dataclass(frozen=True)
@@ -221,9 +215,9 @@ def rewrite(run: Path, manifest: dict[str, Any], names: Sequence[str]) -> bool:
 
 def _published_tables(run: Path, manifest: dict[str, Any]) -> Iterator[pa.Table]:
     for shard in manifest["shards"]:
-        left_out = pa.array(manifest["left_out"].get(shard["path"], ()), pa.string())
-        table = read_shard(run / shard["path"], PAIR_SHARD, shard["sha256"])
-        yield table.filter(pc.invert(pc.is_in(table["prompt_id"], value_set=left_out)))
+        yield _without(
+            read_shard(run / shard["path"], PAIR_SHARD, shard["sha256"]), manifest["left_out"].get(shard["path"], ())
+        )
 
 
 def files_of(folder: Path) -> dict[str, str]:
@@ -234,7 +228,10 @@ def files_of(folder: Path) -> dict[str, str]:
 def _write_folder(folder: Path, tables: Iterator[pa.Table], card_of: Callable[[int], str], least: int) -> int:
     """Makes the dataset folder appear whole. Returns its rows; below `least` it leaves nothing."""
     with suppress(_TooFew), appearing(folder) as beside:  # without a manifest, what lies there was never published
-        rows = _write_tables(beside, tables)
+        with DatasetFiles(beside) as files:
+            for _ in map(files.add, tables):  # no name for a table: it would hold one while the next is read
+                pass
+        rows = files.n_rows
         if rows < max(least, 1):
             raise _TooFew
         (beside / "README.md").write_text(card_of(rows), encoding="utf-8")
@@ -251,66 +248,19 @@ def _active_tables(
 ) -> Iterator[pa.Table]:
     """The rows of the run's prompts. Takes note of the prompts that are left out: a version can be written again without it."""
     for shard in listed:
-        unwanted = pa.array(sorted(active.left_out(shard["path"])), pa.string())
-        table = read_shard(run / shard["path"], PAIR_SHARD, shard["sha256"])
-        is_wanted = pc.invert(pc.is_in(table["prompt_id"], value_set=unwanted))
-        if gone := sorted(set(table.filter(pc.invert(is_wanted))["prompt_id"].to_pylist())):
-            left_out[shard["path"]] = gone
-        yield table.filter(is_wanted)
+        path = shard["path"]
+        yield _active(read_shard(run / path, PAIR_SHARD, shard["sha256"]), active.left_out(path), path, left_out)
 
 
-def _write_tables(folder: Path, tables: Iterator[pa.Table]) -> int:
-    """Writes both configs of the dataset in files of a like number of rows; memory holds a shard and a row group at most."""
-    files = {"data": PAIRS, "sampler_logps": SAMPLER_LOGPS}
-    for name in files:
-        (folder / name).mkdir(parents=True)
-    n_files = total = 0
-    with ThreadPoolExecutor(len(files)) as pool:  # Arrow compresses both at a time
-        for n_files, parts in enumerate(_in_files(tables), 1):
-            with ExitStack() as stack:
-                writers = [
-                    stack.enter_context(parquet_writer(folder / name / f"part-{n_files - 1:05d}", schema))
-                    for name, schema in files.items()
-                ]
-                for part in parts:
-                    total += part.num_rows
-                    list(pool.map(partial(_append, part), writers))
-    for name in files:
-        for number in range(n_files):
-            (folder / name / f"part-{number:05d}").rename(
-                folder / name / f"train-{number:05d}-of-{n_files:05d}.parquet"
-            )
-    return total
+def _active(rows: pa.Table, unwanted: frozenset[str], path: str, left_out: dict[str, list[str]]) -> pa.Table:
+    gone = sorted(unwanted.intersection(rows["prompt_id"].to_pylist())) if unwanted else []
+    if gone:
+        left_out[path] = gone
+    return _without(rows, gone)
 
 
-def _append(rows: pa.Table, writer: pq.ParquetWriter) -> None:
-    writer.write_table(rows.select(writer.schema.names).cast(writer.schema), row_group_size=ROW_GROUP)
-
-
-def _in_files(tables: Iterator[pa.Table]) -> Iterator[Iterator[pa.Table]]:
-    """The rows of each file, in parts of whole row groups; a file ends with the shard that fills it."""
-    shards = (table for table in tables if table.num_rows)
-    for first in shards:
-        yield _in_row_groups(_until_full(first, shards))
-
-
-def _until_full(first: pa.Table, more: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    n_rows = 0
-    for table in itertools.chain([first], more):
-        yield table
-        n_rows += table.num_rows
-        if n_rows >= ROWS_PER_FILE:
-            return
-
-
-def _in_row_groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows, in tables of a multiple of a row group's; the last has what is left."""
-    held: list[pa.Table] = []
-    for table in tables:
-        whole = pa.concat_tables([*held, table])
-        n_whole = whole.num_rows // ROW_GROUP * ROW_GROUP
-        if n_whole:
-            yield whole.slice(0, n_whole)
-        held = [whole.slice(n_whole)]
-    if held and held[0].num_rows:
-        yield held[0]
+def _without(rows: pa.Table, prompts: Sequence[str]) -> pa.Table:
+    """The rows of other prompts than these."""
+    if not prompts:
+        return rows
+    return rows.filter(pc.invert(pc.is_in(rows["prompt_id"], value_set=pa.array(prompts, pa.string()))))

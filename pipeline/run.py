@@ -23,7 +23,7 @@ from pipeline.errors import BudgetSpent, Damaged, PipelineError
 from pipeline.executors import Executor
 from pipeline.executors.ahead import ahead
 from pipeline.executors.local import AT_ONCE, LocalExecutor
-from pipeline.freed import give_back
+from pipeline.freed import give_back, trim
 from pipeline.imported import Imported
 from pipeline.isolation import require_isolation
 from pipeline.observing.funnel import Family, count, summarize
@@ -119,6 +119,7 @@ def _build(
     counts = count(plan, imported.shards, outcome.receipts)
     mend_rows(checked)
     version = None
+    trim()
     if not (audited.failed and config.audit.enforce) and not (strict and outcome.failed):
         least = config.dataset.min_pairs if strict else 1
         version = publish(folder, config, plan, shards, outcome.receipts, imported.active, counts, lost, least)
@@ -141,6 +142,7 @@ def _labelled(
     with asking(labelling(plan), config.audit) as ask:  # its labelers start while the engine does
         outcome = standing or _within_budget(plan, imported, executor, checked)
         shards, places = _shards(folder, plan, imported, outcome)
+        trim()
         return outcome, shards, audit(config, plan, places, ask, published=False)
 
 

@@ -34,6 +34,8 @@ from benchmarks.scale_texts import LABELERS, PER_PROMPT, groups, write_files  # 
 
 START = 1_000
 """Completions of the run that says what starting costs."""
+SMALL = 100_000
+"""Sizes up to this are run three times, and the median counts: seconds are a shared host's to spoil."""
 SHARD_SIZE = 2_000
 """Prompts in a shard."""
 PHASES = ("import_prompts", "perform_all", "audit", "publish")
@@ -69,7 +71,8 @@ def main() -> None:
         }
         found["sizes"] = {}
         for size in (START, *arguments.sizes):
-            found["sizes"][size] = ours(Path(folder), size)
+            runs = [ours(Path(folder), size) for _ in range(3 if size <= SMALL else 1)]
+            found["sizes"][size] = sorted(runs, key=lambda run: float(run["wall_s"]))[len(runs) // 2]
             found["per_completion"] = per_completion(found["sizes"])
             say(found, arguments.out)
         found["peers"] = peers(Path(folder), arguments.peer_rows, arguments.distilabel)

@@ -19,7 +19,7 @@ PATTERN_S = 1.0
 """Longest time for a pattern on one text: half of the deadline per item in isolation.md."""
 ErrorKind = Literal["absolute", "squared", "relative", "log", "huber"]
 Found = list[Fraction] | None
-Exact = Fraction | int
+Number = Fraction | int
 
 _SUM = Prompt.of("What is 40 + 32?", target="40 + 32 = 72\n#### 72")
 _EXAMPLES = (
@@ -196,12 +196,12 @@ def _vector_of(text: str) -> Found:
         return None
 
 
-def _plain(values: Sequence[Fraction]) -> list[Exact]:
+def _plain(values: Sequence[Fraction]) -> list[Number]:
     """Whole numbers as integers, which are as exact, and quicker to reckon with."""
     return [value.numerator if value.denominator == 1 else value for value in values]
 
 
-def _error(answer: Exact, target: Exact, kind: ErrorKind, delta: float) -> float:
+def _error(answer: Number, target: Number, kind: ErrorKind, delta: float) -> float:
     """The error as a float; infinite where it is beyond one."""
     difference: Any = abs(answer - target)
     try:
@@ -221,11 +221,11 @@ def _error(answer: Exact, target: Exact, kind: ErrorKind, delta: float) -> float
         return math.inf
 
 
-def _signed_log(value: Exact) -> float:
+def _signed_log(value: Number) -> float:
     return math.copysign(math.log1p(abs(float(value))), value)
 
 
-def _shown(value: Exact) -> str:
+def _shown(value: Number) -> str:
     try:
         return f"{float(value):.12g}"
     except OverflowError:

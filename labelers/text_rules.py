@@ -48,7 +48,8 @@ def capital_word_bounds(text: str) -> tuple[int, int]:
 def count_bullets(text: str) -> int:
     """Lines that start with `*` (not `**`) or `-`, as IFEval counts them (a rule `---` is one)."""
     stars = re.findall(r"^[^\S\n]*\*[^*].*$", text, flags=re.MULTILINE) if "*" in text else []
-    return len(stars) + (len(re.findall(r"^[^\S\n]*-.*$", text, flags=re.MULTILINE)) if "-" in text else 0)
+    dashes = re.findall(r"^[^\S\n]*-.*$", text, flags=re.MULTILINE) if "-" in text else []
+    return len(stars) + len(dashes)
 
 
 def count_highlights(text: str) -> int:

@@ -105,9 +105,9 @@ class Sample:
             [output.text for output in drawn],
             [n for answer in answers for n in _repeats(answer.outputs)],
         )
-        failed = {i: answer for i, answer in enumerate(owners) if answer.error is not None}
-        for i, answer in failed.items():
-            ids[i] = content_id(answer.request_id, self.source, "failed")
+        for i, answer in enumerate(owners):
+            if answer.error is not None:
+                ids[i] = content_id(answer.request_id, self.source, "failed")
         return ids
 
 

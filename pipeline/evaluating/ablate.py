@@ -15,7 +15,6 @@ from pipeline.errors import ConfigError
 from pipeline.pair import Pairing
 from pipeline.pairing.rules import RULES, Pair
 from pipeline.plan import Plan
-from pipeline.prompts import prompts_of
 from pipeline.storage.shards import read_receipt, read_shard
 
 
@@ -55,7 +54,7 @@ def ablate(plan: Plan, shards: Sequence[Path]) -> list[Ablated]:
     for work in works:
         prompts, *tables = (read_shard(path, schema) for path, schema in zip(work.inputs, stage.reads, strict=True))
         completions = pa.concat_tables(tables[: stage.n_sources])
-        groups = stage.groups(list(prompts_of(prompts)), completions, tables[stage.n_sources :])
+        groups = stage.groups(prompts["prompt_id"].to_pylist(), completions, tables[stage.n_sources :])
         for rule, found in made.items():
             other = replace(stage, settings=replace(stage.settings, rule=rule))  # type: ignore[arg-type]
             found += [list(choice.pairs) for choice in other.choose_all(groups)]

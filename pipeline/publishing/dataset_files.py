@@ -42,9 +42,7 @@ class DatasetFiles:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         with self._pool:
-            if kind is None:
-                self._append(self._held)
-            self._close()
+            self._end(whole=kind is None)
         if kind is None:
             self._name()
 
@@ -61,8 +59,7 @@ class DatasetFiles:
         self.n_rows += rows.num_rows
         self._rows_in_file += rows.num_rows
         if self._rows_in_file >= ROWS_PER_FILE:
-            self._append(self._held)
-            self._close()
+            self._end()
 
     def _begin(self) -> None:
         for name, schema in CONFIGS.items():
@@ -73,7 +70,10 @@ class DatasetFiles:
         if rows is not None and rows.num_rows:
             list(self._pool.map(partial(_append, rows), self._writers))
 
-    def _close(self) -> None:
+    def _end(self, *, whole: bool = True) -> None:
+        """Closes the file that is open, with what was held back for it; without, where it will be thrown away."""
+        if whole:
+            self._append(self._held)
         for writer in self._writers:
             writer.close()
         self._writers, self._held, self._rows_in_file = [], None, 0

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from pipeline.auditing.evidence import Places, read_columns, recall_places
 from pipeline.auditing.facts import numbers
-from pipeline.prompts import family_of
+from pipeline.prompts import families_of, family_of
 from pipeline.schema import COMPARISONS, COMPLETIONS, LABELS, PAIR_SHARD, PROMPTS
 
 PAIR_KEYS = [
@@ -167,14 +167,8 @@ class Index:
 
 
 def _with_family(table: pa.Table, shard: int) -> pa.Table:
-    """The table with `family` and `shard` in place of `metadata`; equal metadata is parsed once."""
-    encoded = pc.dictionary_encode(table["metadata"]).combine_chunks()
-    chunks = encoded.chunks if isinstance(encoded, pa.ChunkedArray) else [encoded]
-    parts = [
-        pa.array([family_of(json.loads(m)) for m in c.dictionary.to_pylist()], pa.string()).take(c.indices)
-        for c in chunks
-    ]
-    families = pa.chunked_array(parts, pa.string())
+    """The table with `family` and `shard` in place of `metadata`."""
+    families = pa.array(families_of(table["metadata"]), pa.string())
     table = table.drop_columns(["metadata"]).append_column("family", families)
     return table.append_column("shard", pa.array(np.full(table.num_rows, shard), pa.int32()))
 

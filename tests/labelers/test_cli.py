@@ -53,7 +53,7 @@ def test_list_imports_no_labeler_and_no_parser() -> None:
     started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    assert time.perf_counter() - started < 3  # 0.15 s on two idle cores; the tests share theirs
+    assert time.perf_counter() - started < 10  # 0.15 s on two idle cores; the tests share theirs
 
 
 @pytest.mark.parametrize("name", BUILTIN)

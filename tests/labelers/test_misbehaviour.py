@@ -79,7 +79,7 @@ def test_among_a_thousand_in_a_run_each_bad_item_costs_itself():
         table = transform(pa.Table.from_pylist(prompts, PROMPTS), pa.Table.from_pylist(rows, COMPLETIONS)).table
     labels = table.to_pylist()
     require_right([(t, row["value"], row["abstain"], row["reason"]) for t, row in zip(texts(), labels, strict=True)])
-    assert time.monotonic() - began < 40  # two hangs and a leak; 8 s on an idle machine
+    assert time.monotonic() - began < 100  # two hangs; 8 s on an idle machine
 
 
 @pytest.mark.slow

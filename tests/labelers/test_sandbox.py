@@ -113,7 +113,7 @@ def test_a_hang_costs_two_seconds_and_no_neighbour():
         labels = worker.score(candidates(*["fine"] * 20, "hang", *["fine"] * 20))
         seconds = time.monotonic() - began
     assert [type(label).__name__ for label in labels] == ["Score"] * 20 + ["Abstain"] + ["Score"] * 20
-    assert seconds < 6  # 2.5 s on an idle machine
+    assert seconds < 20  # 2.5 s on an idle machine; each of the 41 alone would be 82
 
 
 def test_the_tools_are_served_by_this_process_and_a_whole_batch_is_one_call():

@@ -201,14 +201,14 @@ def test_a_target_without_readable_tests_is_an_abstention(target: Any) -> None:
     ],
 )
 def test_code_that_fails_scores_0_and_says_why(launcher: Launcher, text: str, part: str) -> None:
-    answer = judge(launcher, "tests", text, ["assert f(1) == 1"], timeout_s=1.0)
+    answer = judge(launcher, "tests", text, ["assert f(1) == 1"])
     assert value(answer) == 0
     assert part in answer.reason
 
 
 def test_tests_answered_before_the_time_ran_out_count(launcher: Launcher) -> None:
     code = "def f(x):\n    while x > 2: pass\n    return x"
-    assert value(judge(launcher, "tests", code, [f"assert f({i}) == {i}" for i in range(4)], timeout_s=0.5)) == 0.75
+    assert value(judge(launcher, "tests", code, [f"assert f({i}) == {i}" for i in range(4)], timeout_s=2.0)) == 0.75
 
 
 def test_score_as_all_gives_no_half_points(launcher: Launcher) -> None:

@@ -237,7 +237,7 @@ def test_an_engine_that_makes_no_step_is_ended_and_started_again(monkeypatch):
     script = Script(hangs_at=4)
     began = time.monotonic()
     found, said, pump = run(script, NAMES, stall_s=0.2)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60
     assert "no step for 0.2 s, its process is ended; hint: raise stall_timeout_s" in said[0]
     assert sorted(found) == sorted(NAMES)
     assert pump.pace().deaths == 1

@@ -170,7 +170,7 @@ def test_an_answer_that_never_ends_is_given_up_in_time(server, hasty, answer):
     started = time.monotonic()
     found = ask(server, timeout_s=0.5)[0]["id-0"]
     assert found.error
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 30
 
 
 def test_retry_after_is_waited_for(server):

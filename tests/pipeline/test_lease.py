@@ -22,7 +22,7 @@ from pipeline.storage.stores import StorePath, place_of
 from tests.s3 import S3
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK = Times(renew_s=0.1, lasts_s=0.6, give_up_s=0.4)
+QUICK = Times(renew_s=0.1, lasts_s=1.5, give_up_s=1.0)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_what_was_given_back_is_free_at_once(place):
         pass
     begun = time.monotonic()
     with lease(place, Times()):
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 30
 
 
 def test_a_holder_that_does_not_renew_loses_it_to_who_watched_long_enough(place, elsewhere):
@@ -70,7 +70,7 @@ def test_a_process_of_this_machine_that_died_is_not_waited_for(place):
     place.write(json.dumps({**json.loads(place.read_bytes()), "pid": gone.pid}).encode())
     begun = time.monotonic()
     with lease(place, Times()):
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 30
 
 
 def test_of_two_who_find_it_free_one_gets_it(place, elsewhere):
@@ -106,9 +106,9 @@ def test_a_holder_that_cannot_renew_stops_before_another_may_take_it(place, monk
         raise EnvironmentLacks("the store does not answer")
 
     begun = time.monotonic()
-    with pytest.raises(Busy, match=r"could not be renewed for 0\.4 s"):
+    with pytest.raises(Busy, match=r"could not be renewed for 1 s"):
         hold(place, lambda: monkeypatch.setattr(StorePath, "write", unreachable))
-    assert QUICK.give_up_s < time.monotonic() - begun < 10
+    assert QUICK.give_up_s < time.monotonic() - begun < 20
 
 
 def test_a_renewal_whose_answer_was_lost_is_no_loss(place, monkeypatch):
@@ -145,7 +145,7 @@ def test_an_error_inside_is_the_callers_and_gives_the_lease_back(place):
 
 def test_a_lease_is_renewed_while_it_is_held(place):
     with lease(place, QUICK) as held:
-        time.sleep(3 * QUICK.lasts_s)
+        time.sleep(2 * QUICK.lasts_s)
         assert held.lost == ""
         assert held.beats > 5
 

@@ -177,12 +177,12 @@ def test_a_failed_refresh_is_told_and_the_schedule_goes_on(tmp_path):
 
 def test_sigterm_ends_the_refresh_cleanly_and_it_is_due_again(tmp_path):
     noted = tmp_path / "noted"
-    more = "\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    f.write('clean\\n')"
+    more = "\ntry:\n    f.write('works\\n'); f.flush(); time.sleep(60)\nexcept KeyboardInterrupt:\n    f.write('clean\\n')"
     process = started(Schedule(tmp_path, Every(3600), noting(noted, more)))
-    wait_for(lambda: lines(noted) == 1)
+    wait_for(lambda: lines(noted) == 2)
     process.terminate()
     assert ended(process) == 0
-    assert noted.read_text().split() == ["begun", "clean"]
+    assert noted.read_text().split() == ["begun", "works", "clean"]
     assert not (tmp_path / "schedule.json").exists()
 
 

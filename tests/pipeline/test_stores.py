@@ -277,7 +277,7 @@ def test_a_damaged_object_is_put_aside_and_made_again(place, replayed):
 
 
 def test_a_killed_run_leaves_a_folder_that_the_next_one_takes_over_and_finishes(place, tmp_path, replayed):
-    config = replayed(n_prompts=16)
+    config = replayed(n_prompts=40)
     command = [sys.executable, "-m", "pipeline", "run", str(tmp_path / "config.toml"), "--root", str(place)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
     deadline = time.monotonic() + 60

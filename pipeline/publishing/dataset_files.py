@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +34,6 @@ class DatasetFiles:
         self._n_files = self._rows_in_file = 0
         self._held: pa.Table | None = None
         self._writers: list[pq.ParquetWriter] = []
-        self._pool = ThreadPoolExecutor(len(CONFIGS))  # Arrow compresses both at a time
         for name in CONFIGS:
             (folder / name).mkdir(parents=True)
 
@@ -41,10 +41,14 @@ class DatasetFiles:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        with self._pool:
-            self._end(whole=kind is None)
-        if kind is None:
-            self._name()
+        try:
+            if kind is None:
+                self._end()
+                self._name()
+        finally:
+            for writer in self._writers:  # only what an error left open, which will be thrown away
+                with suppress(OSError, pa.ArrowException):
+                    writer.close()
 
     def add(self, rows: pa.Table) -> None:
         """Takes a shard's rows, with the columns of both configs."""
@@ -55,7 +59,8 @@ class DatasetFiles:
         whole = pa.concat_tables([self._held, rows]) if self._held else rows
         n_whole = whole.num_rows // ROW_GROUP * ROW_GROUP
         self._append(whole.slice(0, n_whole))
-        self._held = whole.take(pa.array(range(n_whole, whole.num_rows)))  # a slice would hold all of its shard
+        left = pa.array(range(n_whole, whole.num_rows), pa.int64())
+        self._held = whole.take(left)  # a slice would hold all of its shard
         self.n_rows += rows.num_rows
         self._rows_in_file += rows.num_rows
         if self._rows_in_file >= ROWS_PER_FILE:
@@ -67,13 +72,16 @@ class DatasetFiles:
         self._n_files += 1
 
     def _append(self, rows: pa.Table | None) -> None:
-        if rows is not None and rows.num_rows:
-            list(self._pool.map(partial(_append, rows), self._writers))
+        if rows is None or not rows.num_rows:
+            return
+        # Arrow compresses both at a time. Left only when neither thread writes, whatever happens: a writer that is closed
+        # meanwhile ends the process.
+        with ThreadPoolExecutor(len(CONFIGS)) as pool:
+            list(pool.map(partial(_append, rows), self._writers))
 
-    def _end(self, *, whole: bool = True) -> None:
-        """Closes the file that is open, with what was held back for it; without, where it will be thrown away."""
-        if whole:
-            self._append(self._held)
+    def _end(self) -> None:
+        """Closes the file that is open, with what was held back for it."""
+        self._append(self._held)
         for writer in self._writers:
             writer.close()
         self._writers, self._held, self._rows_in_file = [], None, 0

@@ -27,7 +27,7 @@ def run_cli(*arguments: str | Path, expect: int = 0, cwd: Path | None = None) ->
         command(*arguments),
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=840,
         check=False,
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT)},

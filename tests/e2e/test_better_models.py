@@ -56,7 +56,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "log").open("wb") as log,
         subprocess.Popen(command(*rounds_of(folder)), stdout=log, stderr=log, env=environment) as first,
     ):
-        until = time.monotonic() + 240
+        until = time.monotonic() + 720
         while not trained.exists() and first.poll() is None and time.monotonic() < until:
             time.sleep(0.05)
         first.send_signal(signal.SIGKILL)

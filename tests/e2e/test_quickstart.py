@@ -113,7 +113,7 @@ def test_trl_trains_two_steps_on_the_dataset_as_it_is(quick_run, tmp_path):
     )
     arguments = (str(quick_run / "dataset"), str(MODEL), str(tmp_path))
     done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=280, check=False
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=840, check=False
     )
     assert "steps 2" in done.stdout, done.stderr[-3000:]
 

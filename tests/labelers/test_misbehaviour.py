@@ -87,7 +87,7 @@ def test_among_a_thousand_on_the_command_line_each_bad_item_costs_itself():
     lines = "".join(json.dumps({"prompt": "Say hi", "completion": text}) + "\n" for text in texts())
     done = subprocess.run(
         [sys.executable, "-m", "labelers", "score", SPEC.use],
-        input=lines, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+        input=lines, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     rows = [json.loads(line) for line in done.stdout.splitlines()]

@@ -27,7 +27,7 @@ def config(replayed, tmp_path) -> Path:
 def cli(*arguments, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipeline", *map(str, arguments)]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=False, cwd=cwd, env={"PYTHONPATH": str(ROOT)}
+        command, capture_output=True, text=True, timeout=400, check=False, cwd=cwd, env={"PYTHONPATH": str(ROOT)}
     )
 
 
@@ -100,6 +100,14 @@ def test_a_runs_candidates_are_exported_as_each_kind(finished, tmp_path, kind, r
         (["export", "x", "--for", "trl", "--as", "kto", "--out", "out"], 2, "--for and --as exclude each other"),
         (["export", "nowhere", "--as", "kto", "--out", "out"], 2, "holds no run"),
         (["plan", "--pairs", "all"], 2, "hint: --pairs ablate"),
+        (["run", "--root", "prompts.jsonl"], 2, "cannot be a folder (prompts.jsonl/replayed: Not a directory); hint"),
+        (["run", "--metrics-port", "70000"], 2, "65535"),
+        (
+            ["run", "--set", 'dataset.publish_to=["hf://me"]'],
+            2,
+            "dataset.publish_to: hf://me: is no Hub repository; hint",
+        ),
+        (["run", "--set", 'dataset.publish_to=["s3://"]'], 2, "dataset.publish_to: s3://: is no folder"),
         (["show", "nowhere"], 2, "holds no run"),
         (["walk"], 2, "No such command"),
     ],
@@ -110,6 +118,12 @@ def test_each_wrong_input_has_its_exit_code_and_a_hint(config, tmp_path, argumen
     done = cli(*arguments, cwd=tmp_path)
     assert (done.returncode, says in done.stderr) == (code, True), done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_run_that_has_no_version_has_no_pair_to_show(config, tmp_path):
+    assert cli("run", config, "--set", "pairs.min_margin=9", cwd=tmp_path).returncode == 4
+    done = cli("show", "runs/replayed", cwd=tmp_path)
+    assert (done.returncode, "has no version yet; hint" in done.stderr) == (2, True), done.stderr
 
 
 def test_a_held_folder_is_exit_code_75(config, tmp_path):

@@ -121,6 +121,12 @@ def test_what_is_wrong_is_named_with_its_remedy(
     assert "\n" not in finding.detail + finding.remedy
 
 
+def test_a_root_that_is_a_file_is_no_place_for_runs(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    [said] = [each for each in diagnose(tmp_path / "file" / "runs", machine(CPU)) if each.name.startswith("disk")]
+    assert (said.state, "is no folder" in said.seen) == ("fail", True)
+
+
 def test_any_failure_is_exit_code_3_and_a_warning_is_not() -> None:
     assert exit_code([Finding("a", "ok", ""), Finding("b", "warn", "")]) == 0
     assert exit_code([Finding("a", "ok", ""), Finding("b", "fail", "")]) == 3
@@ -154,7 +160,7 @@ def test_asking_imports_neither_torch_nor_vllm() -> None:
         "import sys; from pipeline.doctor.doctor import diagnose; diagnose()\n"
         "print(sorted({'torch', 'vllm', 'transformers', 'numpy', 'pyarrow'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=400, check=True)
     assert done.stdout.strip() == "[]"
 
 

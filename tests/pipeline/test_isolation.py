@@ -29,7 +29,7 @@ def run_under(bars: str, config: Path, *settings: str) -> subprocess.CompletedPr
     command = [sys.executable, "-c", BARRED, bars, "run", str(config), "--root", str(config.parent / "runs")]
     for setting in settings:
         command += ["--set", setting]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_without_the_backup_layers_a_run_goes_on_and_says_so(config):
 
 def test_with_every_layer_nothing_is_said(config):
     command = [sys.executable, "-m", "pipeline", "run", str(config), "--root", str(config.parent / "runs")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=True)
     assert "isolation" not in done.stderr
     assert "isolation" not in (config.parent / "runs" / "replayed" / "dataset" / "README.md").read_text()
 

@@ -134,7 +134,7 @@ def test_the_plan_on_the_command_line_forecasts_the_judges_questions(replayed: A
     replayed("sources.0.n=4", labeler=f'use = "judge"\n{ENGINE}\n[budget]\ntokens = 10')
     command = [sys.executable, "-m", "pipeline", "plan", "config.toml", "--set", "sources.0.n=4"]
     done = subprocess.run(
-        command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=100, check=False
+        command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=400, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "judge asks its model 32 questions, " in done.stdout

@@ -38,7 +38,7 @@ def cli(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[str, list[dict]]:
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate(timeout=400)
     return out, [json.loads(line) for line in err.splitlines()]
 
 
@@ -88,6 +88,21 @@ def test_status_shows_a_live_run_and_says_that_it_was_killed(growing):
     assert "time left: 0:0" in out
     assert " of 20 " in out
     assert read_live(growing.run)["state"] == "killed"
+
+
+def test_an_interrupted_run_is_no_failed_one_and_shows_what_it_did_not_come_to(growing):
+    growing.config(range(40), labeler=growing.plugin(SLOW.replace("0.5", "60")))
+    process = cli("run", "config.toml", cwd=growing.folder)
+    try:
+        wait_for(lambda: (said := read_live(growing.run)) and sum(d for d, _ in said["shards"].values()) == 20)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+    status = cli("status", "runs/growing", cwd=growing.folder).communicate(timeout=60)[0]
+    assert process.returncode == 130
+    assert status.startswith("interrupted at ")
+    assert status.count(" 0 of 20 ") == 2  # labels and pairs
 
 
 def wait_for(what, seconds: float = 60.0) -> None:

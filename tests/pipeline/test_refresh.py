@@ -46,7 +46,7 @@ def kept_manifests(folder: Path) -> dict[str, bytes]:
 def cli(*arguments, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipeline", *map(str, arguments)]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=False, cwd=cwd, env={"PYTHONPATH": str(ROOT)}
+        command, capture_output=True, text=True, timeout=400, check=False, cwd=cwd, env={"PYTHONPATH": str(ROOT)}
     )
 
 

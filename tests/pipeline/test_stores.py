@@ -46,7 +46,7 @@ def place(s3: S3, request: pytest.FixtureRequest) -> StorePath:
 def cli(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "pipeline", *map(str, arguments)],
-        cwd=ROOT, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=120, check=False,
+        cwd=ROOT, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=400, check=False,
     )  # fmt: skip
 
 
@@ -280,7 +280,7 @@ def test_a_killed_run_leaves_a_folder_that_the_next_one_takes_over_and_finishes(
     config = replayed(n_prompts=40)
     command = [sys.executable, "-m", "pipeline", "run", str(tmp_path / "config.toml"), "--root", str(place)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while len([path for path in place.rglob("*.json") if "labels-" in str(path)]) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert process.poll() is None

@@ -367,7 +367,7 @@ class _command:
     def __enter__(self):
         link = self.running.stderr.readline().partition(": ")[2].strip()
         port = int(re.search(r":(\d+)/enter", link)[1])
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while True:
             try:
                 socket.create_connection(("127.0.0.1", port), 1).close()

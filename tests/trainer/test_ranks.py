@@ -46,7 +46,7 @@ def folder(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     argv = [word for line in lines for word in (*line, "NEXT")][:-1]
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("ddp_run.py")), *argv],
-        capture_output=True, text=True, timeout=280, check=False, cwd=ROOT,
+        capture_output=True, text=True, timeout=840, check=False, cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

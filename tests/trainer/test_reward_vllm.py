@@ -37,7 +37,7 @@ def test_vllm_gives_the_values_of_a_saved_reward_model_without_being_told_how(tm
     ours = RewardModel(RewardsOptions(model=saved, device="cpu"))(chats)
     done = subprocess.run(
         [sys.executable, "-m", "tests.trainer.vllm_rewards", saved],
-        input=json.dumps(chats), capture_output=True, text=True, check=False, cwd=ROOT, timeout=280,
+        input=json.dumps(chats), capture_output=True, text=True, check=False, cwd=ROOT, timeout=840,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     theirs = json.loads(done.stdout.splitlines()[-1])

@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline.storage.verify import verify
 from tests.e2e.faults.runs import cli, command, environment, shards, write_inputs
 
-WITHIN_S = 12.0
+WITHIN_S = 30.0
 SLOW = """
 from dataclasses import dataclass
 import time
@@ -60,13 +60,13 @@ def tell(running: subprocess.Popen[str], number: signal.Signals, times: int = 1,
             time.sleep(pause_s)
         if running.poll() is None:
             os.killpg(running.pid, number) if number == signal.SIGINT else running.send_signal(number)
-    _, said = running.communicate(timeout=60)
+    _, said = running.communicate(timeout=400)
     return Stopped(running.returncode, time.monotonic() - began, said)
 
 
 def outliving(tmp: Path) -> list[str]:
     """The processes that were started with this TMPDIR and are still there, after a moment for the kernel to end them."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     mark = f"TMPDIR={tmp}\0".encode()
     while found := [line for line in map(_described, Path("/proc").glob("[0-9]*")) if mark in line[1]]:
         if time.monotonic() > deadline:
@@ -125,7 +125,7 @@ def stops_while_busy(folder: Path, times: int) -> Stopped:
     (folder / "config.toml").write_text(f'{head}[[labelers]]\nuse = "./slow.py:Slow"\ntimeout_s = 900.0\n')
     asked = command("run", folder / "config.toml", "--root", folder / "runs")
     running = started(asked, tmp)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not any((folder / "runs").glob("faults/completions-*/*.json")):
         assert running.poll() is None, running.communicate()[1]
         assert time.monotonic() < deadline

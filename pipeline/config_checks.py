@@ -11,6 +11,8 @@ from labelers.confine import LAYERS
 from labelers.errors import LabelerError
 from labelers.weak_vs_strong import WeakVsStrong
 from pipeline.errors import ConfigError
+from pipeline.publishing.destinations import repository_of
+from pipeline.storage.stores import place_of
 
 if TYPE_CHECKING:
     from pipeline.config import Config, LabelerEntry
@@ -48,6 +50,7 @@ def check(config: Config, path: Path) -> None:
         _check_cascade(config, number, f"{path}: labelers.{number}.after")
         _check_ranking(config, entry, f"{path}: labelers.{number}.options.ranking")
     _check_pairs(config, f"{path}: pairs")
+    _check_destinations(config, f"{path}: dataset.publish_to")
     for name in config.accept_weaker:
         if name not in LAYERS:
             raise ConfigError(f"{path}: accept_weaker: {name!r} is no layer; hint: {', '.join(LAYERS)}")
@@ -74,6 +77,15 @@ def _check_pairs(config: Config, where: str) -> None:
     if pairs.min_margin_noise > 0 and (in_turn or not noisy):
         why = 'under combine = "lexicographic" scores are ranks' if in_turn else "every labeler's noise is 0"
         raise ConfigError(f"{where}.min_margin_noise: {why}; hint: noise = ... of a labeler, or min_margin")
+
+
+def _check_destinations(config: Config, where: str) -> None:
+    """Refuses what is no place: it would be met after hours of sampling."""
+    for destination in config.dataset.publish_to:
+        try:
+            repository_of(destination) or place_of(destination)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
 
 
 def _check_labeler(entry: LabelerEntry, where: str) -> None:

@@ -37,7 +37,8 @@ MetricsFile = Annotated[
     Path | None, typer.Option("--metrics-file", help="Keep the run's numbers for Prometheus in this file (*.prom).")
 ]
 MetricsPort = Annotated[
-    int | None, typer.Option("--metrics-port", help="Serve the run's numbers for Prometheus while it works.")
+    int | None,
+    typer.Option("--metrics-port", min=0, max=65535, help="Serve the run's numbers for Prometheus while it works."),
 ]
 
 RUNS = Path("runs")

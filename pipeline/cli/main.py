@@ -153,20 +153,27 @@ def status(run: Run, as_json: AsJson = False) -> None:
     from pipeline.observing.funnel import aligned
     from pipeline.spending import ledger
     from pipeline.storage.garbage import STAGE_FOLDER
-    from pipeline.storage.shards import read_receipt
+    from pipeline.storage.shards import Receipt, read_receipt
 
     require_run(run)
     now = live.read_live(run)
     folders = [f for f in sorted(run.iterdir()) if f.name == "prompts" or STAGE_FOLDER.fullmatch(f.name)]
-    found = {f.name: [r for shard in sorted(f.glob("[0-9]*.parquet")) if (r := read_receipt(shard))] for f in folders}
+    wanted = {name: of for name, (_, of) in (now["shards"] if now else {}).items()}
+    found: dict[str, list[Receipt]] = {name: [] for name in wanted}  # a stage that has nothing yet has no folder
+    for f in folders:
+        found[f.name] = [r for shard in sorted(f.glob("[0-9]*.parquet")) if (r := read_receipt(shard))]
     if as_json:
         stages = {name: {"shards": len(r), "rows": sum(x.rows for x in r)} for name, r in found.items()}
         print(json.dumps({**stages, "now": now}))
         return
     lines = [*(live.told(now) if now else ()), *ledger.told(run, stored_config(run).budget)]
-    wanted = {name: f" of {of}" for name, (_, of) in (now["shards"] if now else {}).items()}
     rows = [
-        (name, f"{len(r)}{wanted.get(name, '')}", sum(x.rows for x in r), sum(x.abstained for x in r))
+        (
+            name,
+            f"{len(r)} of {wanted[name]}" if name in wanted else len(r),
+            sum(x.rows for x in r),
+            sum(x.abstained for x in r),
+        )
         for name, r in found.items()
     ]
     print("\n".join([*lines, aligned([("stage", "shards", "rows", "abstained"), *rows])]))
@@ -183,6 +190,8 @@ def show(run: Run, n: Annotated[int, typer.Option(min=1, help="Pairs to show.")]
 
     require_run(run)
     files = sorted((followed(run / "dataset") / "data").glob("*.parquet"))
+    if not files:
+        raise ConfigError(f"{run}: has no version yet; hint: python -m pipeline status {run}")
     rows = (row for file in files for row in read_rows(str(file)))
     for row in itertools.islice(rows, start, start + n):
         print(f"pair {row.values['pair_id']}\n{example(row.values)}\n")

@@ -182,7 +182,9 @@ def schedule(
     cron: Annotated[str | None, typer.Option(help="Five fields, in this machine's time zone: '0 3 * * *'.")] = None,
     every: Annotated[str | None, typer.Option(help="A time between beginnings, the first at once: 30m, 6h, 1d.")] = None,
     webhook: Annotated[str | None, typer.Option(help="A URL that hears of failures and new versions.")] = None,
-    port: Annotated[int | None, typer.Option(help="Serve metrics for Prometheus here; an answer is health.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Serve metrics for Prometheus here, and /health.")
+    ] = None,
     emit: Annotated[str | None, typer.Option("--emit", "--print", metavar="KIND", help=KINDS)] = None,
 ) -> None:  # fmt: skip
     """Refresh at set times, in the foreground, until SIGTERM or Ctrl-C; or print a unit for what you have."""
@@ -195,6 +197,11 @@ def schedule(
     when = times(cron, every)
     command = refresh_command(config, settings or (), root)
     if emit:
+        if webhook or port is not None:
+            raise ConfigError(
+                f"--emit {emit}: --webhook and --port belong to the loop in the foreground, and the unit has neither; "
+                f"hint: leave them out and let {emit} watch the exit code, or leave --emit out"
+            )
         print(unit(emit, loaded.name, when, command))
         return
     telling = Telling(loaded.name, webhook)

@@ -143,6 +143,10 @@ def diagnose(root: Path = Path("runs"), probes: Probes | None = None) -> list[Fi
 def _room(root: Path, probes: Probes) -> Finding:
     """Room on the disk; or whether a store answers, lets us write, and can lock."""
     if not is_store(root):
+        there = next(place for place in (root.absolute(), *root.absolute().parents) if place.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            what = f"{there} is no folder" if not there.is_dir() else f"{there} may not be written"
+            return Finding(f"disk at {root}", "fail", what, "give --root DIR, or mend it")
         free = probes.disk_gb(root)
         return _amount(f"disk at {root}", free, DISK_FAIL_GB, DISK_WARN_GB, "free some, or give --root DIR")
     trial = root / ".doctor"

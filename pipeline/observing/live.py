@@ -42,7 +42,7 @@ class Beacon:
 def read_live(run: Path) -> dict[str, Any] | None:
     """What the newest run in this folder is doing, or did last; None where nothing is known.
 
-    `state` is `running`, `ended`, `failed`, or `killed` for one that never said how it ended.
+    `state` is `running`, `ended`, `failed`, `interrupted`, or `killed` for one that never said how it ended.
     """
     try:
         said = read_json(run / LIVE)

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Gauge, start_http_server, write
 from pipeline.errors import EnvironmentLacks
 from pipeline.observing.snapshot import Snapshot
 
-STATES = ("running", "ended", "failed")
+STATES = ("running", "ended", "failed", "interrupted")
 
 
 class Metrics:

@@ -13,6 +13,7 @@ from typing import Self
 
 from tqdm import tqdm
 
+from pipeline import leaving
 from pipeline.executors import Executor
 from pipeline.observing.live import Beacon
 from pipeline.observing.logs import is_json, log
@@ -55,7 +56,8 @@ class Watching:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        snapshot = self._observer.look(self._outcome, self._executor.progress(), "failed" if error else "ended")
+        state = "interrupted" if leaving.asked() or kind is KeyboardInterrupt else "failed" if error else "ended"
+        snapshot = self._observer.look(self._outcome, self._executor.progress(), state)
         self._show.close(self._outcome, snapshot)
         for watcher in self._watchers:
             watcher(snapshot)

@@ -29,7 +29,7 @@ class Snapshot:
     """A run at one moment.
 
     Args:
-        state: `running`, or how it ended: `ended`, `failed`.
+        state: `running`, or how it ended: `ended`, `failed`, `interrupted` (Ctrl-C or SIGTERM).
         started, updated: moments, in UTC.
         shards: stage's folder -> shards that are done, and all.
         prompts: sampled by this start, and all that it has to sample.

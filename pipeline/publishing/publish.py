@@ -8,13 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.errors import ConfigError, EnvironmentLacks, PipelineError
+from pipeline.publishing.destinations import repository_of
 from pipeline.publishing.history import published_at, record
 from pipeline.publishing.versions import current, folder_of, manifest_of
 from pipeline.storage.folders import appearing, files_in, on_this_machine, point, remove, upload
 from pipeline.storage.shards import file_sha256, read_json, write_json
 from pipeline.storage.stores import is_store, place_of, require_reachable
-
-HUB = "hf://datasets/"
 
 
 @dataclass(frozen=True)
@@ -82,13 +81,10 @@ def publish_current(run: Path, destination: str, *, private: bool = True, again:
 
 
 def _sender(destination: str, private: bool) -> Callable[[Path, Notice], None]:
-    if not destination.startswith(HUB):
-        place = place_of(destination)
-        return lambda folder, notice: _to_place(folder, notice, place)
-    name = destination.removeprefix(HUB).strip("/")
-    if name.count("/") != 1:
-        raise ConfigError(f"{destination}: is no Hub repository; hint: {HUB}OWNER/NAME")
-    return lambda folder, notice: _to_hub(folder, notice, name, private)
+    if name := repository_of(destination):
+        return lambda folder, notice: _to_hub(folder, notice, name, private)
+    place = place_of(destination)
+    return lambda folder, notice: _to_place(folder, notice, place)
 
 
 def _to_place(folder: Path, notice: Notice, destination: Path) -> None:

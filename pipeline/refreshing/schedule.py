@@ -21,6 +21,7 @@ from pipeline.errors import Busy, ConfigError, Damaged
 from pipeline.storage.lease import lease
 from pipeline.storage.shards import read_json, write_json
 from pipeline.storage.stores import is_store
+from pipeline.storage.storing import make_folder
 from pipeline.tied import tied
 
 LOCK = ".schedule.lock"
@@ -28,6 +29,7 @@ STATE = "schedule.json"
 """The file in a run's folder that says when the last refresh began that came to its end."""
 BUSY = 75
 TICK_S = 1.0
+FIELDS = "minute hour day month weekday, as in '0 3 * * *'"
 DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -65,7 +67,9 @@ class Cron:
 
     def __post_init__(self) -> None:
         fields = self.expression.split()
-        if len(fields) == 5 and fields[2] != "*" and fields[4] != "*":
+        if len(fields) != 5:
+            raise ConfigError(f"--cron {self.expression!r}: has {len(fields)} fields, not 5; hint: {FIELDS}")
+        if fields[2] != "*" and fields[4] != "*":
             raise ConfigError(
                 f"--cron {self.expression!r}: names days of the month and of the week, which schedulers read differently; "
                 "hint: one of the two is *"
@@ -94,11 +98,9 @@ class Cron:
             trigger = CronTrigger(None, month, day, None, self.weekdays, hour, minute, 0)
             found = trigger.get_next_fire_time(None, after + timedelta(seconds=1))
         except ValueError as error:
-            raise ConfigError(
-                f"--cron {self.expression!r}: {error}; hint: minute hour day month weekday, as in '0 3 * * *'"
-            ) from None
+            raise ConfigError(f"--cron {self.expression!r}: {error}; hint: {FIELDS}") from None
         if found is None:
-            raise ConfigError(f"--cron {self.expression!r}: never comes")
+            raise ConfigError(f"--cron {self.expression!r}: never comes; hint: no month has such a day")
         moment: datetime = found
         return moment
 
@@ -242,7 +244,7 @@ def _alone(run: Path) -> Iterator[None]:
         with lease(run / LOCK):
             yield
         return
-    run.mkdir(parents=True, exist_ok=True)
+    make_folder(run)
     lock = FileLock(run / LOCK)
     try:
         lock.acquire(blocking=False)

@@ -16,8 +16,9 @@ from filelock import FileLock, Timeout
 from pipeline.errors import Busy, Damaged
 from pipeline.publishing.history import now
 from pipeline.storage.lease import lease
-from pipeline.storage.shards import read_json, storing, write_json
+from pipeline.storage.shards import read_json, write_json
 from pipeline.storage.stores import is_store, remembering
+from pipeline.storage.storing import make_folder, storing
 
 LOCK = ".lock"
 HOLDER = ".lock.json"
@@ -32,14 +33,15 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         Busy: another run holds it; the message says which process, where, since when, and its command.
+        ConfigError: it cannot be a folder.
         EnvironmentLacks: the folder cannot be written.
     """
     if is_store(folder):
         with lease(folder / LOCK), remembering(folder):
             yield
         return
+    make_folder(folder)
     with storing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK)
         try:
             lock.acquire(blocking=False)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.errors import EnvironmentLacks
+from pipeline.errors import ConfigError, EnvironmentLacks
 
 STORAGE = {
     errno.ENOSPC: "the disk is full",
@@ -31,6 +31,22 @@ def storing(folder: Path) -> Iterator[None]:
         if error.errno not in STORAGE:
             raise
         raise EnvironmentLacks(refused(folder, error)) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder that the user named, with those above it, where it is not there yet.
+
+    Raises:
+        ConfigError: it cannot be one: there is a file in its way, say.
+        EnvironmentLacks: the disk refuses.
+    """
+    try:
+        with storing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+        raise ConfigError(
+            f"{folder}: cannot be a folder ({error.filename}: {error.strerror}); hint: --root names where runs may lie"
+        ) from None
 
 
 def refused(folder: Path, error: OSError) -> str:

@@ -124,7 +124,7 @@ def test_what_is_wrong_is_named_with_its_remedy(
 def test_a_root_that_is_a_file_is_no_place_for_runs(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     [said] = [each for each in diagnose(tmp_path / "file" / "runs", machine(CPU)) if each.name.startswith("disk")]
-    assert (said.state, "is no folder" in said.seen) == ("fail", True)
+    assert (said.status, "is no folder" in said.detail) == ("fail", True)
 
 
 def test_any_failure_is_exit_code_3_and_a_warning_is_not() -> None:

@@ -65,6 +65,11 @@ def test_what_says_no_time_is_refused_with_a_hint(cron, every):
         times(cron, every)
 
 
+def test_a_cron_expression_of_too_few_fields_is_told_so():
+    with pytest.raises(ConfigError, match="has 3 fields, not 5"):
+        Cron("0 3 *")
+
+
 def test_many_missed_times_are_one():
     assert Cron("* * * * *").due(NOW - timedelta(days=3), NOW, 0.0)
     assert not Cron("* * * * *").due(NOW, NOW + timedelta(seconds=30), 30.0)
@@ -177,7 +182,9 @@ def test_a_failed_refresh_is_told_and_the_schedule_goes_on(tmp_path):
 
 def test_sigterm_ends_the_refresh_cleanly_and_it_is_due_again(tmp_path):
     noted = tmp_path / "noted"
-    more = "\ntry:\n    f.write('works\\n'); f.flush(); time.sleep(60)\nexcept KeyboardInterrupt:\n    f.write('clean\\n')"
+    more = (
+        "\ntry:\n    f.write('works\\n'); f.flush(); time.sleep(60)\nexcept KeyboardInterrupt:\n    f.write('clean\\n')"
+    )
     process = started(Schedule(tmp_path, Every(3600), noting(noted, more)))
     wait_for(lambda: lines(noted) == 2)
     process.terminate()
@@ -327,12 +334,30 @@ def test_an_unknown_kind_is_refused():
         unit("launchd", "run", Every(3600), COMMAND)
 
 
-def test_the_command_prints_a_unit(tmp_path):
-    Growing(tmp_path).config(range(2))
-    command = [sys.executable, "-m", "pipeline", "schedule", "config.toml", "--cron", "0 3 * * *", "--emit", "cron"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=False
+def schedule_cli(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    Growing(folder).config(range(2))
+    command = [sys.executable, "-m", "pipeline", "schedule", "config.toml", "--cron", "0 3 * * *", *options]
+    return subprocess.run(
+        command, cwd=folder, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=False
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--emit", "cron", "--webhook", "https://example/hook"), "belong to the loop in the foreground"),
+        (("--port", "70000"), "65535"),
+        (("--root", "config.toml"), "cannot be a folder"),
+    ],
+)
+def test_what_a_schedule_cannot_keep_is_refused(tmp_path, options, says):
+    done = schedule_cli(tmp_path, *options)
+    assert (done.returncode, says in done.stderr) == (2, True), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_command_prints_a_unit(tmp_path):
+    done = schedule_cli(tmp_path, "--emit", "cron")
     assert done.returncode == 0, done.stderr
     assert str(tmp_path / "config.toml") in done.stdout
     assert str(tmp_path / "runs") in done.stdout

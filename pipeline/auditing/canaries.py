@@ -150,17 +150,21 @@ def asking(stages: Sequence[Label | Compare], settings: Audit, lend: Lend | None
     """
     able = {stage.name for stage in stages if stage.engine is None or lend is not None}
     planted: Future[Sequence[Planted]] = Future()
-    with ThreadPoolExecutor(MOST_AT_ONCE) as threads:  # they start processes, and wait
-        polls = {s.name: threads.submit(_poll, s, planted, able, settings, lend) for s in stages if s.name in able}
+    threads, patient = ThreadPoolExecutor(MOST_AT_ONCE), True  # they start processes, and wait
+    polls = {s.name: threads.submit(_poll, s, planted, able, settings, lend) for s in stages if s.name in able}
 
-        def put(found: Sequence[Planted]) -> Polls:
-            planted.set_result(found)
-            return {name: poll.result() for name, poll in polls.items()}
+    def put(found: Sequence[Planted]) -> Polls:
+        planted.set_result(found)
+        return {name: poll.result() for name, poll in polls.items()}
 
-        try:
-            yield put
-        finally:
-            planted.cancel()
+    try:
+        yield put
+    except KeyboardInterrupt:
+        patient = False  # a labeler may take a minute to start, and longer to answer
+        raise
+    finally:
+        planted.cancel()
+        threads.shutdown(patient)
 
 
 def canaries(

@@ -91,12 +91,12 @@ def test_status_shows_a_live_run_and_says_that_it_was_killed(growing):
 
 
 def test_an_interrupted_run_is_no_failed_one_and_shows_what_it_did_not_come_to(growing):
-    growing.config(range(40), labeler=growing.plugin(SLOW.replace("0.5", "60")))
+    growing.config(range(40), labeler=growing.plugin(SLOW.replace("0.5", "60")))  # also slow to start
     process = cli("run", "config.toml", cwd=growing.folder)
     try:
         wait_for(lambda: (said := read_live(growing.run)) and sum(d for d, _ in said["shards"].values()) == 20)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=40)  # 57 s where the audit's labeler, which is starting, is waited for
     finally:
         process.kill()
     status = cli("status", "runs/growing", cwd=growing.folder).communicate(timeout=60)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -270,11 +271,24 @@ def input_sha256(path: Path) -> str:
     return _sha256_at(path, stamp(path))
 
 
+CARDS = ("README.md", ".huggingface.yaml")
+"""What may say, in a dataset's folder, where its data lie: anywhere."""
+
+
 def inputs_sha256(path: Path) -> list[str] | None:
-    """The hashes of an input file, or of those in a folder; None of what is neither."""
-    if path.is_dir():
-        return [input_sha256(file) for file in sorted(path.rglob("*")) if file.is_file()]
-    return [input_sha256(path)] if path.is_file() else None
+    """The hash of an input file, or of each in a folder with its name, by which `datasets` goes; None where more is read than
+    lies there, or it cannot be read."""
+    try:
+        if not path.is_dir():
+            return [input_sha256(path)] if path.is_file() else None
+        if any(
+            re.search(rb"data_(files|dir)", (path / card).read_bytes()) for card in CARDS if (path / card).is_file()
+        ):
+            return None
+        files = (file for file in sorted(path.rglob("*")) if file.is_file())
+        return [f"{input_sha256(file)} {file.relative_to(path)}" for file in files]
+    except OSError:  # who reads it says so, and what to do about it
+        return None
 
 
 @lru_cache(maxsize=1024)

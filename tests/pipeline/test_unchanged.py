@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
+from pipeline.errors import BadPrompts
+from pipeline.prompts import Prompts, import_prompts
 from pipeline.publishing.code import source_sha256
 from pipeline.publishing.versions import manifests
 from pipeline.refreshing.refresh import refresh
@@ -93,6 +96,33 @@ def test_prompts_are_read_again_where_what_an_import_follows_from_changed(growin
             (growing.run / "imported.json").write_text("{")
     run(growing.config(range(n), *more), growing.root)
     assert len(rows_read) == 2
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A dataset folder, and beside it data that is not in it."""
+    for path in (tmp_path / "set" / "train.jsonl", tmp_path / "beside" / "train.jsonl"):
+        path.parent.mkdir()
+        path.write_text(json.dumps({"prompt": "one"}) + "\n")
+    return tmp_path / "set"
+
+
+def test_a_folders_prompts_are_read_again_where_its_files_have_other_names(folder, tmp_path):
+    asked, prompts = Prompts(str(folder)), tmp_path / "run" / "prompts"
+    import_prompts(asked, prompts)
+    (folder / "train.jsonl").rename(folder / "test.jsonl")
+    with pytest.raises(BadPrompts, match="split"):
+        import_prompts(asked, prompts)
+
+
+def test_a_folders_prompts_are_read_again_where_its_card_names_data_that_lie_elsewhere(folder, tmp_path):
+    asked, prompts = Prompts(str(folder)), tmp_path / "run" / "prompts"
+    split = "  - split: train\n    path: ../beside/*.jsonl\n"
+    (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{split}---\n")
+    import_prompts(asked, prompts)
+    with (tmp_path / "beside" / "train.jsonl").open("a") as file:
+        file.write(json.dumps({"prompt": "two"}) + "\n")
+    assert len(import_prompts(asked, prompts).active) == 2
 
 
 def test_what_was_left_out_is_told_again_though_no_prompt_is_read(growing, rows_read):

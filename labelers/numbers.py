@@ -36,6 +36,7 @@ _NUMBER = re.compile(
 _START = re.compile("[0-9.+\\-\u2212$\u20ac\u00a3\u00a5]")
 """The characters that a number begins with."""
 _DIGIT = re.compile("[0-9]")
+_LAST_DIGIT = re.compile("(?s:.*)[0-9]")
 
 
 class OutOfRange(Exception):
@@ -86,13 +87,13 @@ def _find(text: str, which: Which) -> re.Match[str] | None:
 
 
 def _last(text: str) -> re.Match[str] | None:
-    """The last number. None goes on over the end of a line, so the last line that has one is enough."""
+    """The last number. None goes on over the end of a line, so the last line with digits that has one is enough."""
     end = len(text)
-    while end >= 0:
-        begin = text.rfind("\n", 0, end) + 1
-        if found := deque(_numbers(text, begin, end), maxlen=1):
+    while digit := _LAST_DIGIT.match(text, 0, end):
+        begin = text.rfind("\n", 0, digit.end()) + 1
+        if found := deque(_numbers(text, begin, digit.end()), maxlen=1):
             return found[0]
-        end = begin - 1
+        end = begin
     return None
 
 

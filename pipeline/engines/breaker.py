@@ -19,6 +19,9 @@ from pipeline.errors import EngineFailed
 MOST = 5
 """Requests that fail one after the other, each with all its tries, open the circuit. That many different ones: a question that
 breaks whatever it is put to must not stop the others (own)."""
+MOST_OF_ONE = 3
+"""So many failures of one request open it too, while nothing else is answered: where few ask at a time, there are no others to
+tell a server that is down (own)."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0
 """Each further pause is twice as long, half of it drawn at random (own)."""
 
@@ -41,11 +44,12 @@ class Breaker:
     _changed: threading.Condition = field(default_factory=threading.Condition, init=False)
     _line: deque[object] = field(default_factory=deque, init=False)
     _failures: int = field(default=0, init=False)
-    _failed: dict[int, object] = field(default_factory=dict, init=False)
+    _failed: dict[int, list[object]] = field(default_factory=dict, init=False)
     _pauses: int = field(default=0, init=False)
     _opened_at: float | None = field(default=None, init=False)
     _again_at: float = field(default=0.0, init=False)
-    _probing: bool = field(default=False, init=False)
+    _probing: int | None = field(default=None, init=False)
+    """The thread whose request is tried while the circuit is open."""
     _last: str = field(default="", init=False)
     _stopped: bool = field(default=False, init=False)
 
@@ -75,7 +79,7 @@ class Breaker:
             opened, self._opened_at = self._opened_at, None
             self._failures = self._pauses = 0
             self._failed.clear()
-            self._probing = False
+            self._probing = None
             self._changed.notify_all()
         if opened is not None:
             self.say(f"server {self.server}: answers again after {time.monotonic() - opened:.0f} s")
@@ -91,13 +95,15 @@ class Breaker:
             busy: it says that it is; one such answer, after all the request's tries, opens the circuit.
         """
         with self._changed:
-            was_up, self._probing = self._probing and not busy, False
             self._failures, self._last = self._failures + 1, why
-            self._failed[id(request)] = request  # kept, so that no other gets its id
-            if self._opened_at is None and len(self._failed) < MOST and not busy:
+            of_it = self._failed.setdefault(id(request), [])
+            of_it.append(request)  # kept, so that no other gets its id
+            if self._opened_at is None and len(self._failed) < MOST and len(of_it) < MOST_OF_ONE and not busy:
                 return True
-            if self._opened_at is not None and time.monotonic() < self._again_at:  # it was sent before that
+            tried = self._probing == threading.get_ident()
+            if self._opened_at is not None and not tried:  # it was sent before that
                 return False
+            was_up, self._probing = tried and not busy, None
             self._pause(max(wait_s, self._next_pause(grows=not was_up)))
             return was_up
 
@@ -106,11 +112,6 @@ class Breaker:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
-
-    @property
-    def is_open(self) -> bool:
-        """Whether requests are kept back."""
-        return self._opened_at is not None
 
     @property
     def state(self) -> str:
@@ -124,7 +125,7 @@ class Breaker:
             now = time.monotonic()
             if max(now, self._again_at) - self._opened_at > self.patience_s:
                 raise EngineFailed(self._given_up(now - self._opened_at))
-            if now < self._again_at or self._probing or self._line[0] is not ticket:
+            if now < self._again_at or self._probing is not None or self._line[0] is not ticket:
                 self._changed.wait(max(0.01, self._again_at - now) if now < self._again_at else 1.0)
             elif self._asked():
                 return True
@@ -132,14 +133,14 @@ class Breaker:
 
     def _asked(self) -> bool:
         """Whether the server is up: then the caller sends its request. The others wait meanwhile."""
-        self._probing = True
+        self._probing = threading.get_ident()
         self._changed.release()
         try:
             up = self.is_up()
         finally:
             self._changed.acquire()
         if not up:
-            self._probing = False
+            self._probing = None
             self._pause(self._next_pause(grows=True))
         return up
 

@@ -145,10 +145,9 @@ class RunningHttp:
             if answer.fault == "request":
                 self._breaker.answered()
                 return Generation(request.id, error=answer.why)
-            if answer.fault == "unknown" and not self._breaker.is_open:
-                return Generation(request.id, error=answer.why)
-            lives -= self._breaker.failed(request, answer.why, answer.wait_s, busy=answer.fault == "busy")
-            if lives == 0:
+            against = self._breaker.failed(request, answer.why, answer.wait_s, busy=answer.fault == "busy")
+            lives -= LIVES if against and answer.fault == "unknown" else against  # it had all its time, with every try
+            if lives <= 0:
                 return Generation(request.id, error=answer.why)
         raise EngineFailed(f"server {self._spec.base_url}: the engine was closed before it answered")
 

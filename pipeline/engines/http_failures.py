@@ -18,7 +18,6 @@ Fault = Literal["request", "server", "busy", "unknown"]
 
 LIVES = 3
 """Times that a server's fault may speak against a request (Breaker.failed): then it is taken for the request's own."""
-DOWN = frozenset({502, 503, 504})
 ACCOUNT = {
     401: "the key is not accepted",
     402: "the account has no credit left",
@@ -57,7 +56,7 @@ def failure_of(error: Exception, server: str, key: str) -> Failure:
             _require_account(error, status, server, key)
             if status == 429:
                 return Failure(why, "busy", _retry_after(error))
-            if status in DOWN:
+            if status >= 500:  # 500 too: what a gateway says whose model is gone, as well as what one question may do to a server
                 return Failure(why, "server", _retry_after(error))
             return Failure(why, "request")
         case APIConnectionError() if not isinstance(error, APITimeoutError):

@@ -15,7 +15,7 @@ from pipeline.engines import Generation, Request, Sampling
 from pipeline.engines.breaker import Breaker
 from pipeline.engines.http import Http
 from pipeline.errors import EngineFailed
-from tests.serving import Answer, Body, ChatServer, completion, failing, hang_up, serving
+from tests.serving import Answer, Body, ChatServer, completion, failing, hang_up, serving, silent
 
 pytestmark = pytest.mark.usefixtures("hasty")
 
@@ -53,7 +53,7 @@ class Down:
         return self.answer
 
 
-@pytest.mark.parametrize("answer", [failing(503, None), failing(429, None), hang_up])
+@pytest.mark.parametrize("answer", [failing(500), failing(503, None), failing(429, None), hang_up])
 def test_a_server_that_is_down_for_a_while_costs_no_request_and_is_hardly_asked(
     server: ChatServer, capsys: pytest.CaptureFixture[str], answer: Answer
 ) -> None:
@@ -68,10 +68,17 @@ def test_a_server_that_is_down_for_a_while_costs_no_request_and_is_hardly_asked(
     assert f"server {server.url}: answers again after" in said
 
 
-def test_a_server_that_stays_down_is_given_up_by_name_with_what_it_said_last(server: ChatServer) -> None:
-    server.answer = lambda body, tries: failing(503, None, "no worker left")
+@pytest.mark.parametrize("status", [500, 503])
+def test_a_server_that_stays_down_is_given_up_by_name_with_what_it_said_last(server: ChatServer, status: int) -> None:
+    server.answer = lambda body, tries: failing(status, None, "no worker left")
     with pytest.raises(EngineFailed, match=r"\d+ requests in a row failed .*no worker left.*patience_s = 0.5.*hint"):
         ask(server, 60, patience_s=0.5)
+
+
+def test_a_server_that_answers_nobody_in_time_is_given_up_too(server: ChatServer) -> None:
+    server.answer = lambda body, tries: silent
+    with pytest.raises(EngineFailed, match=r"requests in a row failed .*timed out.*patience_s = 0.5.*hint"):
+        ask(server, 60, timeout_s=0.2, patience_s=0.5)
 
 
 def test_a_server_that_is_gone_costs_no_question_however_few_there_are(server: ChatServer) -> None:
@@ -101,6 +108,33 @@ def test_questions_that_break_the_server_get_no_answer_and_the_others_get_theirs
     server.answer = lambda body, tries: answer if body["messages"][-1]["content"] in poison else completion(body)
     found = ask(server, 60)
     assert {f"question {i}" for i, g in found.items() if g.error} == poison
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_where_few_ask_at_a_time_a_server_that_is_down_costs_no_request_either(
+    server: ChatServer, concurrency: int
+) -> None:
+    server.answer = down = Down(1.0, failing(503, None))
+    server.is_up = lambda: down.asked == 0 or down.is_over
+    found = ask(server, 6, concurrency=concurrency)
+    assert [g.error for g in found.values()] == [None] * 6
+
+
+def test_what_was_sent_before_the_circuit_opened_is_not_taken_for_the_request_that_is_tried() -> None:
+    breaker = Breaker("s", 60, lambda said: None, lambda: True)
+    for number in range(5):
+        breaker.failed(number, "x")
+    let_in: list[bool] = []
+    threads = [threading.Thread(target=lambda: let_in.append(breaker.enter())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    _until(lambda: bool(let_in))
+    assert not breaker.failed("sent before", "x")
+    time.sleep(0.3)
+    assert let_in == [True]  # the other one still waits
+    breaker.stop()
+    for thread in threads:
+        thread.join(5)
 
 
 def test_the_last_questions_may_fail_without_stopping_the_run(server: ChatServer) -> None:

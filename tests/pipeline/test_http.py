@@ -161,7 +161,7 @@ def test_garbage_is_asked_for_again_and_then_is_no_reply(server, hasty, what):
     found = ask(server)[0]["id-0"]
     assert found.outputs == ()
     assert found.error
-    assert 3 <= len(server.bodies) <= 9
+    assert 3 <= len(server.bodies) <= 12  # three times before the server is asked something harmless, and once after
 
 
 @pytest.mark.parametrize("answer", [drip, silent])

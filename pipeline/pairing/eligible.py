@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -84,9 +85,9 @@ def fit_to_pair(group: Sequence[Scored], settings: Pairs) -> tuple[list[Scored],
 
 
 def wide_enough(pair: Pair, settings: Pairs, noise: float = 0.0) -> bool:
-    """The margin is above 0 and at least the asked one."""
+    """The margin is above 0, a number, and at least the asked one."""
     margin = pair[0].score - pair[1].score
-    return margin > 0 and margin >= settings.min_margin and margin >= settings.min_margin_noise * noise
+    return 0 < margin < math.inf and margin >= settings.min_margin and margin >= settings.min_margin_noise * noise
 
 
 def allowed(pair: Pair, settings: Pairs) -> bool:

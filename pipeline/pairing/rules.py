@@ -44,6 +44,8 @@ Pair = tuple[Scored, Scored]
 Rule = Callable[[Sequence[Scored], Pairs], Iterable[Pair]]
 FEW = 5
 """So many completions or fewer have no deviation worth the name."""
+HUGE = 1e100
+"""Larger scores are measured in a larger unit: their squares are beyond a double."""
 
 
 def best_vs_worst(group: Sequence[Scored], settings: Pairs) -> Iterator[Pair]:
@@ -64,9 +66,11 @@ def mu_minus_2sigma(group: Sequence[Scored], settings: Pairs) -> Iterator[Pair]:
     scores = [s.score for s in group]
     if len(group) <= FEW or 2 * len(set(scores)) <= len(scores):
         return best_vs_worst(group, settings)
+    unit = max(1.0, max(map(abs, scores)) / HUGE)
+    scores = [score / unit for score in scores]
     mean = statistics.fmean(scores)
     point = mean - 2 * math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / len(scores))
-    return _each_best(group, _sorted(group, lambda s: (abs(s.score - point), s.score)))
+    return _each_best(group, _sorted(group, lambda s: (abs(s.score / unit - point), s.score)))
 
 
 def quantile(group: Sequence[Scored], settings: Pairs) -> Iterator[Pair]:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from pipeline.pairing.eligible import Pairs, Scored, choose, choose_by_verdicts
+from pipeline.pairing.eligible import RULES, Pairs, Scored, choose, choose_by_verdicts
 
 
 def scored(name: str, score: float, passed: bool | None = None, text: str | None = None, **more) -> Scored:
@@ -78,6 +80,14 @@ def test_the_margin_is_a_floor():
     group = [scored("a", 1.0), scored("b", 0.6)]
     assert ids(choose(group, Pairs("best_vs_worst", min_margin=0.3))) == [("a", "b")]
     assert choose(group, Pairs("best_vs_worst", min_margin=0.5)).dropped["prompt with no margin wide enough"] == 1
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_scores_near_the_end_of_a_double_make_no_margin_that_is_no_number(rule):
+    group = [scored(str(i), score) for i, score in enumerate((1e308, 9e307, 2.0, 1.0, -9e307, -1e308, -1.7e308))]
+    chosen = choose(group, Pairs(rule=rule, max_per_prompt=9))
+    assert all(0 < best.score - worst.score < math.inf for best, worst in chosen.pairs)
+    assert chosen.pairs or rule == "pass_vs_fail"
 
 
 def test_all_pairs_is_capped_and_takes_the_widest_margins():

@@ -264,7 +264,8 @@ def connected(address: str) -> tuple[Any, bool]:
             ray.init(**start, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise EnvironmentLacks(
-            f"no Ray cluster at {address or 'this machine'}: {error}; hint: `ray status` there, or ray start --head"
+            f"no Ray cluster at {address or 'this machine'}: {error}; "
+            "hint: `ray status` there, with the same RAY_AUTH_TOKEN, or ray start --head"
         ) from error
     _talk_on_stderr()
     return ray, True

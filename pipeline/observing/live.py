@@ -19,7 +19,7 @@ LIVE = "live.json"
 EVERY_S = 2.0
 STORE_EVERY_S = 15.0
 SILENT_S = 60.0
-"""A run that has not written for so long, and whose process cannot be seen, is taken for dead."""
+"""A run that has not written for so long is taken for dead where its process cannot be seen, and else said to be silent."""
 
 
 class Beacon:
@@ -60,6 +60,8 @@ def told(said: dict[str, Any]) -> list[str]:
     if said["state"] != "running":
         return [f"{said['state']} at {said['updated']} ({where})", *_failed(said)]
     lines = [f"running: {where}"]
+    if _silent_s(said) > SILENT_S:  # in a container the number of a dead process is soon another's
+        lines.append(f"no word since {said['updated']}: it hangs, or its process is another one by now")
     if of:
         pace = f"{said['prompts_per_s']:.1f} prompts/s, {said['tokens_per_s']:.0f} tokens/s"
         lines.append(f"sampled {prompts} of {of} prompts, {said['tokens']} tokens; {pace}")
@@ -79,10 +81,13 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}"
 
 
+def _silent_s(said: dict[str, Any]) -> float:
+    return (datetime.now(UTC) - datetime.fromisoformat(said["updated"])).total_seconds()
+
+
 def _is_alive(said: dict[str, Any]) -> bool:
     if said["host"] != platform.node():
-        age = datetime.now(UTC) - datetime.fromisoformat(said["updated"])
-        return age.total_seconds() < SILENT_S
+        return _silent_s(said) < SILENT_S
     try:
         os.kill(said["pid"], 0)
     except ProcessLookupError:

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.cli.console import flags_first
 from pipeline.errors import EnvironmentLacks
-from pipeline.observing.live import read_live
+from pipeline.observing.live import read_live, told
 from pipeline.observing.metrics import Metrics
 from pipeline.observing.progress import watched
 from pipeline.observing.snapshot import Pace, Snapshot, _eta
@@ -110,6 +110,13 @@ def wait_for(what, seconds: float = 60.0) -> None:
     while not what():
         assert time.monotonic() < end, "it never came"
         time.sleep(0.05)
+
+
+def test_a_run_that_is_there_and_silent_is_said_to_be(growing):
+    run(growing.config(range(4)), growing.root)
+    said = {**read_live(growing.run), "state": "running"}
+    assert not any("no word since" in line for line in told(said))
+    assert "no word since 2026-01-01T00:00:00+00:00" in told({**said, "updated": "2026-01-01T00:00:00+00:00"})[1]
 
 
 def test_a_run_that_fails_says_so_and_its_numbers_stay(growing):

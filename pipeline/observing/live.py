@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.errors import Damaged
 from pipeline.observing.snapshot import Snapshot
+from pipeline.storage.lock import HOLDER
 from pipeline.storage.shards import read_json, write_json
 from pipeline.storage.stores import is_store
 
@@ -42,21 +43,38 @@ class Beacon:
 def read_live(run: Path) -> dict[str, Any] | None:
     """What the newest run in this folder is doing, or did last; None where nothing is known.
 
-    `state` is `running`, `ended`, `failed`, `interrupted`, or `killed` for one that never said how it ended.
+    `state` is `running`, `finishing` (the shards are done; its audit and version come), `ended`, `failed`, `interrupted`, or
+    `killed` for one that never said how it ended.
     """
     try:
         said = read_json(run / LIVE)
     except (FileNotFoundError, Damaged):
         return None
-    if said["state"] == "running" and not _is_alive(said):
+    if said["state"] == "ended" and _holds(run, said["pid"]):
+        said["state"] = "finishing"
+    if said["state"] in ("running", "finishing") and not _is_alive(said):
         said["state"] = "killed"
     return said
+
+
+def _holds(run: Path, pid: int) -> bool:
+    """Whether that process still holds the run's folder, or died with it. Of a store it is not known."""
+    try:
+        return bool(read_json(run / HOLDER)["pid"] == pid)
+    except (OSError, Damaged, KeyError):
+        return False
 
 
 def told(said: dict[str, Any]) -> list[str]:
     """What `read_live` gave, for a person."""
     prompts, of = said["prompts"]
     where = f"process {said['pid']} on {said['host']}, since {said['started']}"
+    if said["state"] == "finishing":
+        return [
+            f"finishing: {where}",
+            f"shards done at {said['updated']}; the audit and the version come",
+            *_failed(said),
+        ]
     if said["state"] != "running":
         return [f"{said['state']} at {said['updated']} ({where})", *_failed(said)]
     lines = [f"running: {where}"]

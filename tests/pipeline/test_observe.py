@@ -15,11 +15,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.cli.console import flags_first
 from pipeline.errors import EnvironmentLacks
-from pipeline.observing.live import read_live, told
+from pipeline.observing.live import LIVE, read_live, told
 from pipeline.observing.metrics import Metrics
 from pipeline.observing.progress import watched
 from pipeline.observing.snapshot import Pace, Snapshot, _eta
-from pipeline.run import run
+from pipeline.run import locked, run
+from pipeline.storage.lock import HOLDER
+from pipeline.storage.shards import read_json, write_json
 from tests.pipeline.refreshing import Growing
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,6 +112,21 @@ def wait_for(what, seconds: float = 60.0) -> None:
     while not what():
         assert time.monotonic() < end, "it never came"
         time.sleep(0.05)
+
+
+def test_a_run_whose_shards_are_done_is_not_at_its_end_before_it_lets_the_folder_go(growing):
+    run(growing.config(range(4)), growing.root)
+    with locked(growing.run):
+        said = read_live(growing.run)
+        holder = read_json(growing.run / HOLDER)
+    assert said["state"] == "finishing"
+    assert told(said)[1].endswith("the audit and the version come")
+    assert read_live(growing.run)["state"] == "ended"
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for name in (HOLDER, LIVE):  # as SIGKILL leaves them
+        write_json(growing.run / name, {**holder, **read_json(growing.run / LIVE), "pid": dead.pid})
+    assert read_live(growing.run)["state"] == "killed"
 
 
 def test_a_run_that_is_there_and_silent_is_said_to_be(growing):

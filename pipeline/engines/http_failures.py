@@ -56,7 +56,9 @@ def failure_of(error: Exception, server: str, key: str) -> Failure:
             _require_account(error, status, server, key)
             if status == 429:
                 return Failure(why, "busy", _retry_after(error))
-            if status >= 500:  # 500 too: what a gateway says whose model is gone, as well as what one question may do to a server
+            if (
+                status >= 500
+            ):  # 500 too: what a gateway says whose model is gone, as well as what one question may do to a server
                 return Failure(why, "server", _retry_after(error))
             return Failure(why, "request")
         case APIConnectionError() if not isinstance(error, APITimeoutError):

@@ -1,7 +1,7 @@
 """Answers that an engine has given, kept beside the shard that waits for the others: a killed run asks for none of them again.
 
 A line of a journal each: the hash of what follows, and the answer as JSON. A torn or strange line is no answer. The file goes
-when its shard is there. Shards in a store are sampled again as a whole: nothing can be added to an object.
+when its shard is there. Shards in a store are made again as a whole: nothing can be added to an object.
 """
 
 from __future__ import annotations
@@ -9,29 +9,26 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from labelers.types import content_id
-from pipeline.engines import Engine, Generation, Request, Sampled, Usage
-from pipeline.schema import COMPLETIONS
+from pipeline.engines import Engine, Generation, Request, RewardEngine, Sampled
 from pipeline.storage.journal import Journal
 from pipeline.storage.shards import Receipt
 from pipeline.storage.stores import is_store
 from pipeline.work import Work, perform
 
-FREE = Usage(0, 0)
-"""What a kept answer costs: it was paid for when it was given."""
 INSTANT = ("replay",)
 """Kinds of engine whose answers are not worth keeping."""
 SUFFIX = ".answers"
 
 
 def perform_on(engine: Engine, work: Work) -> Receipt:
-    """Does the work on a running engine; completions that were sampled for it before a kill are taken as they are."""
+    """Does the work on a running engine; completions and replies that were given for it before a kill are taken as they are."""
     spec = work.stage.engine
-    if work.stage.writes is not COMPLETIONS or is_store(work.output) or spec is None or spec.use in INSTANT:
+    if is_store(work.output) or spec is None or spec.use in INSTANT or isinstance(engine, RewardEngine):
         with work.stage.open(engine) as transform:
             return perform(work, transform)
     answers = answers_path(work.output)
@@ -53,7 +50,7 @@ def unfinished(folder: Path) -> Iterator[tuple[Path, Path]]:
 
 
 class Keeping:
-    """An engine that gives an answer it has given before, and writes each new one down as it comes.
+    """An engine whose answers are written down as they come, and that knows those which were given before it was opened.
 
     Args:
         engine: the one that is asked.
@@ -67,46 +64,48 @@ class Keeping:
         self._engine, self._answers = engine, Journal(answers)
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Generation]:
-        """See pipeline.engines.Engine; kept answers come first."""
+        """See pipeline.engines.Engine."""
         keys = {request.id: _key(request) for request in requests}
-        kept = self._kept()
-        known = {request.id: kept[keys[request.id]] for request in requests if keys[request.id] in kept}
-        for request_id, answer in known.items():
-            yield replace(answer, request_id=request_id)
-        left = [request for request in requests if request.id not in known]
-        if not left:
-            return
-        for answer in self._engine.generate(left):
+        for answer in self._engine.generate(requests):
             if answer.error is None and all(output.finish_reason != "error" for output in answer.outputs):
                 self._answers.add(_line(keys[answer.request_id], answer))
             yield answer
 
-    def _kept(self) -> dict[str, Generation]:
+    def known(self, request: Request) -> Generation | None:
+        """The answer that this request got before: it was paid for then."""
+        if said := self._kept.get(_key(request)):
+            prompt_token_ids, outputs = said
+            drawn = [Sampled(text, reason, ids, logp, seed, n) for text, reason, _, logp, seed, n, ids in outputs]
+            return Generation(request.id, tuple(drawn), prompt_token_ids)
+        return None
+
+    @cached_property
+    def _kept(self) -> dict[str, tuple[Any, Any]]:
         found = {}
         for line in self._answers.news().splitlines():
             digest, _, body = line.partition(b" ")
             if digest == _digest(body):
-                key, answer = _answer(json.loads(body))
-                found[key] = answer
+                key, *said = json.loads(body)
+                found[key] = tuple(said)
         return found
 
 
+def recalled(engine: Engine, requests: Sequence[Request]) -> list[Generation]:
+    """The answers to these requests that the engine need not be asked for."""
+    found = map(engine.known, requests) if isinstance(engine, Keeping) else ()
+    return [answer for answer in found if answer]
+
+
 def _key(request: Request) -> str:
-    """What decides an answer, besides the engine and the sampling: those name the shard's folder."""
+    """What decides an answer, besides the engine and the length: those name the shard's folder."""
     turns = [[message.role, message.content] for message in request.messages]
-    return content_id(request.id, request.seed, request.schema, turns)
+    return content_id(request.seed, request.sampling.temperature, request.schema, turns)
 
 
 def _line(key: str, answer: Generation) -> bytes:
     outputs = [[*o._replace(token_ids=None), _ids(o.token_ids)] for o in answer.outputs]
     body = json.dumps([key, _ids(answer.prompt_token_ids), outputs]).encode()
     return _digest(body) + b" " + body
-
-
-def _answer(said: Any) -> tuple[str, Generation]:
-    key, prompt_token_ids, outputs = said
-    drawn = [Sampled(text, reason, ids, logp, seed, n) for text, reason, _, logp, seed, n, ids in outputs]
-    return key, Generation(key, tuple(drawn), prompt_token_ids, usage=FREE)
 
 
 def _ids(token_ids: Sequence[int] | None) -> list[int] | None:

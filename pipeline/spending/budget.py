@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engines import Engine, Generation, Request, Sampling, Usage
+from pipeline.engines.kept import recalled
 from pipeline.errors import BudgetSpent
 from pipeline.spending.ledger import Kind, Ledger, Spending, ledger_of
 
@@ -209,14 +210,18 @@ def room(limit: float, taken: float) -> float:
 
 
 def ask(engine: Engine, requests: Sequence[Request], meter: Meter | None) -> dict[str, Generation]:
-    """The engine's answer to each request, by its id; within the budget and counted, where there is a meter.
+    """The engine's answer to each request, by its id; within the budget and counted, where there is a meter. What was answered
+    before a run was stopped is taken as it is, and costs nothing.
 
     Raises:
         BudgetSpent: there is no room for the next request.
         EngineFailed: the engine died; what it answered before is counted.
     """
-    found: dict[str, Generation] = {}
-    for part, answers in meter.slices(requests) if meter else [(requests, [])]:
+    found = {answer.request_id: answer for answer in recalled(engine, requests)}
+    left = [request for request in requests if request.id not in found]
+    if not left:
+        return found
+    for part, answers in meter.slices(left) if meter else [(left, [])]:
         answers += engine.generate(part)
         found |= {answer.request_id: answer for answer in answers}
     return found

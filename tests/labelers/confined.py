@@ -68,7 +68,9 @@ def _segfault() -> Any:
 
 def _leak() -> Any:
     while True:
-        _LEAKED.append(bytes(1 << 24))  # asked for and never touched: the limit is met at once, however slow the machine is
+        _LEAKED.append(
+            bytes(1 << 24)
+        )  # asked for and never touched: the limit is met at once, however slow the machine is
 
 
 def _exit() -> Any:

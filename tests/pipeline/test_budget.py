@@ -323,6 +323,21 @@ def test_a_run_beyond_its_budget_stops_keeps_what_is_finished_and_goes_on_with_m
     assert ledger(folder)["requests"] == 24
 
 
+def test_what_a_judge_answered_before_a_hard_stop_is_not_paid_again(
+    replayed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Replay, "open", lambda self: _Both(self))
+    monkeypatch.setattr("pipeline.engines.kept.INSTANT", ())
+    config, _, folder = judged(tmp_path, "prompts.shard_size=4", "budget.tokens=5500", make=replayed)
+    with pytest.raises(BudgetSpent):
+        run(config, tmp_path / "runs")
+    assert 0 < ledger(folder)["requests"] < 24
+    assert list(folder.glob("comparisons-*/*.json")) == []
+    run(load(tmp_path / "config.toml", ["prompts.shard_size=4", "budget.tokens=8500"]), tmp_path / "runs")
+    assert ledger(folder)["requests"] == 24
+    assert list(folder.glob("comparisons-*/.*")) == []
+
+
 class _Both:
     """Replays completions, and answers a judge's questions by the answers' first difference."""
 
@@ -341,7 +356,7 @@ class _Both:
             first, second = text.partition("Answer A:")[2].split("Answer B:")[:2]
             bad = "def f(x:" in first, "def f(x:" in second
             reply = {(False, True): "[[A]]", (True, False): "[[B]]"}.get(bad, "[[C]]")
-            yield Generation(request.id, (Sampled(reply, "stop", n_tokens=2),), usage=Usage(100, 2))
+            yield Generation(request.id, (Sampled(reply, "stop", n_tokens=2),), usage=Usage(300, 2))
 
     def progress(self) -> Progress:
         return Progress()

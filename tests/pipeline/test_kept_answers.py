@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -12,6 +12,8 @@ import pytest
 from labelers.types import Message
 from pipeline.engines import EngineInfo, Generation, Progress, Request, Sampled, Sampling, Usage
 from pipeline.engines.kept import Keeping
+from pipeline.spending.budget import Budget, Meter, ask
+from pipeline.spending.ledger import ledger_of
 
 
 @dataclass
@@ -38,6 +40,11 @@ class Parrot:
 REQUESTS = [Request(str(i), (Message("user", f"say {i}"),), Sampling(n=2), i) for i in range(4)]
 
 
+def told(engine: Parrot, path: Path, requests: Sequence[Request] = REQUESTS) -> list[Generation]:
+    """The answers to all requests, kept ones and new ones."""
+    return list(ask(Keeping(engine, path), requests, None).values())
+
+
 def plain(answers: Sequence[Generation]) -> dict[str, tuple[object, ...]]:
     """What a shard takes of answers."""
     said = {a.request_id: a for a in answers}
@@ -57,14 +64,23 @@ def answers(tmp_path: Path) -> Path:
 
 def test_only_what_was_not_answered_is_asked_for(answers):
     parrot = Parrot()
-    found = list(Keeping(parrot, answers).generate(REQUESTS))
+    found = told(parrot, answers)
     assert parrot.asked == ["2", "3"]
     assert plain(found) == plain(list(Parrot().generate(REQUESTS)))
 
 
-def test_a_kept_answer_costs_nothing_again(answers):
-    first, *_ = Keeping(Parrot(), answers).generate(REQUESTS)
-    assert first.usage == Usage(0, 0)
+def test_a_kept_answer_costs_nothing_again_and_needs_no_room(answers, tmp_path):
+    meter = Meter("judge", tmp_path / "ledger.jsonl", Budget(requests=2))
+    assert len(ask(Keeping(Parrot(), answers), REQUESTS, meter)) == 4
+    assert len(ask(Keeping(Parrot(), answers), REQUESTS, meter)) == 4
+    assert ledger_of(tmp_path / "ledger.jsonl").spent().requests == 2
+
+
+def test_the_same_question_at_another_temperature_is_asked(answers):
+    warmer = [replace(request, sampling=Sampling(n=2, temperature=0.5)) for request in REQUESTS]
+    parrot = Parrot()
+    told(parrot, answers, warmer)
+    assert parrot.asked == ["0", "1", "2", "3"]
 
 
 @pytest.mark.parametrize("torn", [lambda b: b[:-9], lambda b: b.replace(b"say 1", b"say 7"), lambda b: b + b"half of"])
@@ -72,24 +88,24 @@ def test_a_torn_or_garbled_line_is_no_answer_and_spoils_no_other(answers, torn):
     whole = answers.read_bytes()
     answers.write_bytes(torn(whole))
     parrot = Parrot()
-    found = list(Keeping(parrot, answers).generate(REQUESTS))
+    found = told(parrot, answers)
     assert plain(found) == plain(list(Parrot().generate(REQUESTS)))
     assert set(parrot.asked) - {"1"} == {"2", "3"}
     parrot = Parrot()
-    assert plain(list(Keeping(parrot, answers).generate(REQUESTS))) == plain(found)
+    assert plain(told(parrot, answers)) == plain(found)
     assert parrot.asked == []
 
 
-def test_another_question_under_the_same_id_is_asked(answers):
+def test_another_question_under_the_same_id_is_asked_and_a_known_one_under_another_is_not(answers):
     parrot = Parrot()
-    other = [Request("0", (Message("user", "say else"),), Sampling(n=2), 0), REQUESTS[1]]
-    list(Keeping(parrot, answers).generate(other))
+    other = [Request("0", (Message("user", "say else"),), Sampling(n=2), 0), replace(REQUESTS[1], id="9")]
+    told(parrot, answers, other)
     assert parrot.asked == ["0"]
 
 
 def test_a_failure_is_not_kept(tmp_path):
     path = tmp_path / ".00001.answers"
-    assert all(answer.error for answer in Keeping(Parrot(error="busy"), path).generate(REQUESTS))
+    assert all(answer.error for answer in told(Parrot(error="busy"), path))
     parrot = Parrot()
-    list(Keeping(parrot, path).generate(REQUESTS))
+    told(parrot, path)
     assert parrot.asked == ["0", "1", "2", "3"]

@@ -54,6 +54,11 @@ spec:
           - name: refresh
             image: YOUR-IMAGE  # with this project and its engine
             command: {command}
+            workingDir: {folder}
+            envFrom:
+            - secretRef:
+                name: YOUR-SECRET  # what your engines, stores and the Hub ask for: AWS_*, HF_TOKEN, keys of servers
+                optional: true
             volumeMounts:
             - name: work
               mountPath: {folder}
@@ -101,7 +106,7 @@ def unit(kind: str, run: str, times: Cron | Every, command: Sequence[str]) -> st
             line = f"cd {shlex.quote(folder)} && {shlex.join(command)}".replace("%", "\\%")
             return f"{_as_cron(times)} {line}\n"
         case "kubernetes" | "k8s":
-            listed = json.dumps(list(command))
+            listed = json.dumps(["python", *command[1:]])  # the image's, not this machine's
             return KUBERNETES.format(
                 name=name, cron=json.dumps(_as_cron(times)), command=listed, folder=json.dumps(folder)
             )

@@ -296,7 +296,9 @@ def test_the_kubernetes_job_is_yaml_and_never_overlaps(kind):
     assert (job["kind"], job["metadata"]["name"]) == ("CronJob", "refresh-my-run-1")
     assert (job["spec"]["schedule"], job["spec"]["concurrencyPolicy"]) == ("0 3 * * *", "Forbid")
     [container] = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-    assert container["command"] == COMMAND
+    assert container["command"] == ["python", *COMMAND[1:]]
+    assert container["workingDir"] == container["volumeMounts"][0]["mountPath"]
+    assert container["envFrom"] == [{"secretRef": {"name": "YOUR-SECRET", "optional": True}}]
 
 
 def test_the_kubernetes_job_is_valid_by_the_schema_of_kubernetes():

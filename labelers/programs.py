@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from labelers.errors import IsolationLacks, LabelerError
+from labelers.launcher import MOST
 from labelers.program_sandbox import START_S, NoStart, Sandbox, Wall
 from labelers.program_view import install_hint, located
 from labelers.protocol import Program, Ran
@@ -142,7 +143,7 @@ class Launcher:
     def _asked(self, request: bytes, timeout_s: float) -> Ran:
         sandbox = self._ready()
         try:
-            reply = sandbox.ask(request, timeout_s + GRACE_S)
+            reply = sandbox.ask(request, MOST * timeout_s + GRACE_S)
         except TimeoutError:
             self._drop()
             return Ran("timeout")

@@ -26,6 +26,7 @@ from labelers.call import Crashed, Label, Malformed, Outcome, cut, settled
 from labelers.confine import REMEDY, REQUIRED
 from labelers.discovery import LabelerSpec
 from labelers.errors import IsolationLacks, LabelerError
+from labelers.launcher import Patience
 from labelers.protocol import Context, Program, Ran
 from labelers.spawn import NURSERIES, Built, Nursery, as_error
 from labelers.types import Abstain, Candidate, Comparison, Needs, Score, Verdict
@@ -49,7 +50,8 @@ class Limits:
     """How long and how much a labeler may take, and which isolation may be missing.
 
     Args:
-        timeout_s: seconds for one item; time in tools (an engine, a program) does not count. Source: isolation.md.
+        timeout_s: seconds for one item; time in tools (an engine, a program) does not count, nor does time in which it waits for
+            a processor, up to ten times as long. Source: isolation.md.
         memory_gb: address space of the worker beyond its start; a labeler's larger `needs.memory_gb` counts.
         allow: what is granted of `network` and `sandbox` (running completions).
         accept_weaker: layers (labelers.confine.LAYERS) without which it may go on.
@@ -265,12 +267,13 @@ class Worker:
     def _ask(self, part: Sequence[Any]) -> list[Outcome] | _Failure:
         """Raises: TimeoutError, Closed, Misbehaved; LabelerError; what a tool raised."""
         channel, nonce = self._nursery.channel, secrets.token_hex(8)
-        deadline = time.monotonic() + self._seconds_for(len(part))
+        seconds = self._seconds_for(len(part))
+        deadline, more = time.monotonic() + seconds, Patience(self._nursery.worker, seconds).more
         answer_bytes = 4096 + wire.ANSWER_BYTES * len(part)
         limit = answer_bytes if not self._has_tools() else max(answer_bytes, PROGRAM_BYTES)
-        channel.send(wire.pack_question(nonce, part), deadline)
+        channel.send(wire.pack_question(nonce, part), deadline, more)
         for _ in range(1 + TOOL_CALLS * len(part)):
-            message = wire.read_message(channel.receive(limit, deadline))
+            message = wire.read_message(channel.receive(limit, deadline, more))
             match message:
                 case ["answers", *_]:
                     labels = wire.read_answers(message, nonce, len(part), self.pairwise)
@@ -283,14 +286,15 @@ class Worker:
             began = time.monotonic()
             result = self._serve(message)
             deadline += time.monotonic() - began  # the clock stands still while a tool works
-            channel.send(result, deadline)
+            channel.send(result, deadline, more)
         raise wire.Misbehaved(f"it called tools over {TOOL_CALLS} times for an item")
 
     def _confirm(self, channel: wire.Channel) -> None:
         """An empty question behind each: had a text forged the reply, the worker's own would come now. Raises: see `_ask`."""
-        deadline, nonce = time.monotonic() + BATCH_SECONDS + self._limits.timeout_s / 4, secrets.token_hex(8)
-        channel.send(wire.pack_question(nonce, []), deadline)
-        wire.read_answers(wire.read_message(channel.receive(4096, deadline)), nonce, 0, self.pairwise)
+        seconds, nonce = BATCH_SECONDS + self._limits.timeout_s / 4, secrets.token_hex(8)
+        deadline, more = time.monotonic() + seconds, Patience(self._nursery.worker, seconds).more
+        channel.send(wire.pack_question(nonce, []), deadline, more)
+        wire.read_answers(wire.read_message(channel.receive(4096, deadline, more)), nonce, 0, self.pairwise)
 
     def _seconds_for(self, n: int) -> float:
         """A whole batch gets less than an item alone: it was made for a tenth of a second, and is only tried again."""

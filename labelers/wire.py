@@ -13,8 +13,8 @@ import pickle
 import socket
 import struct
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from labelers.call import REASON_CHARS, Crashed, Malformed, Outcome, cut
 from labelers.protocol import Program, Ran
@@ -31,6 +31,8 @@ from labelers.types import (
     Verdict,
 )  # fmt: skip
 
+T = TypeVar("T")
+More = Callable[[], float]
 HEADER = struct.Struct(">I")
 CHARS_JSON = 12  # a character beyond U+FFFF is two escapes of six
 ANSWER_BYTES = 128 + REASON_CHARS * CHARS_JSON
@@ -47,25 +49,26 @@ class Misbehaved(Exception):
 
 
 class Channel:
-    """Frames (length, body) over a socket, each with a deadline."""
+    """Frames (length, body) over a socket, each with a deadline; `more` says how long to wait on when that has come."""
 
     def __init__(self, end: socket.socket) -> None:
         self.end = end
 
-    def send(self, body: bytes, deadline: float) -> None:
+    def send(self, body: bytes, deadline: float, more: More = lambda: 0.0) -> None:
         """Raises: TimeoutError; Closed."""
-        self.end.settimeout(_left(deadline))
-        try:
-            self.end.sendall(HEADER.pack(len(body)) + body)
-        except (BrokenPipeError, ConnectionResetError) as error:
-            raise Closed from error
+        left = memoryview(HEADER.pack(len(body)) + body)
+        while left:
+            try:
+                left = left[self._in_time(self.end.send, left, deadline, more) :]
+            except (BrokenPipeError, ConnectionResetError) as error:
+                raise Closed from error
 
-    def receive(self, limit: int, deadline: float) -> bytes:
+    def receive(self, limit: int, deadline: float, more: More = lambda: 0.0) -> bytes:
         """The next frame. Raises: TimeoutError; Closed; Misbehaved when it is longer than `limit`."""
-        (length,) = HEADER.unpack(self._exactly(HEADER.size, deadline))
+        (length,) = HEADER.unpack(self._exactly(HEADER.size, deadline, more))
         if length > limit:
             raise Misbehaved(f"it answered with {length} bytes")
-        return self._exactly(length, deadline)
+        return self._exactly(length, deadline, more)
 
     def is_silent(self) -> bool:
         """Whether the other end is there and has said nothing."""
@@ -78,12 +81,11 @@ class Channel:
             return False
         return False
 
-    def _exactly(self, size: int, deadline: float) -> bytes:
+    def _exactly(self, size: int, deadline: float, more: More) -> bytes:
         parts, missing = [], size
         while missing:
-            self.end.settimeout(_left(deadline))
             try:
-                part = self.end.recv(min(missing, 1 << 20))
+                part = self._in_time(self.end.recv, min(missing, 1 << 20), deadline, more)
             except ConnectionResetError as error:
                 raise Closed from error
             if not part:
@@ -92,12 +94,16 @@ class Channel:
             missing -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-
-def _left(deadline: float) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left
+    def _in_time(self, act: Callable[[Any], T], what: Any, deadline: float, more: More) -> T:
+        """Sends or receives, at once where that can be done: what lies ready is in time. Raises: TimeoutError; OSError."""
+        left = deadline - time.monotonic()
+        while True:
+            self.end.settimeout(max(0.0, left))
+            try:
+                return act(what)
+            except (TimeoutError, BlockingIOError):
+                if not (left := more()):
+                    raise TimeoutError from None
 
 
 def pack_question(nonce: str, batch: Sequence[Candidate] | Sequence[Comparison]) -> bytes:

@@ -128,6 +128,20 @@ class Slow:
 
 
 @dataclass(frozen=True)
+class Works:
+    """Takes half a second of a processor for the completion `work`, and is right."""
+
+    name, version, needs = "works", "1", Needs()
+    examples = (Example(_HI, better="hi there", worse="hi"),)
+
+    def score(self, batch: Sequence[Candidate], ctx: Any) -> Sequence[Score]:
+        until = time.process_time() + 0.5 * sum(c.completion.text == "work" for c in batch)
+        while time.process_time() < until:
+            continue
+        return [Score(float(len(c.completion.text))) for c in batch]
+
+
+@dataclass(frozen=True)
 class Keeps:
     """Keeps each completion in its scratch folder and scores what it reads back."""
 

@@ -23,7 +23,7 @@ from labelers.programs import Launcher
 from labelers.protocol import Program, Ran
 from labelers.types import Needs
 from tests.labelers.attempts import ATTEMPTS, Attempt, Listener, source_for
-from tests.labelers.running import COMPILES, RUNS, alive, left_lying, left_running, opened, require
+from tests.labelers.running import COMPILES, RUNS, alive, crowded, left_lying, left_running, opened, require
 from tests.labelers.test_confine import orphans
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +105,17 @@ def test_a_program_that_dies_of_a_signal_is_killed(launcher: Launcher) -> None:
 
 def test_memory_is_bounded(launcher: Launcher) -> None:
     assert b"MemoryError" in python(launcher, "bytearray(1 << 31)", memory_mb=256).stderr
+
+
+def test_on_a_busy_machine_a_program_gets_its_seconds_on_a_processor(launcher: Launcher) -> None:
+    source = "import time\nwhile time.process_time() < 0.5: pass\nprint('done')"
+    assert python(launcher, "print(1)").stdout == b"1\n"
+    assert launcher._alive is not None
+    resident = set(descendants(launcher._alive._process.pid))
+    with crowded(lambda: set(descendants(launcher._alive._process.pid)) - resident):  # type: ignore[union-attr]
+        ran = python(launcher, source, timeout_s=1.0)
+    assert (ran.ended, ran.stdout) == ("exited", b"done\n")
+    assert ran.seconds > 1.0
 
 
 def test_nothing_that_lies_deep_or_is_locked_stays(launcher: Launcher) -> None:

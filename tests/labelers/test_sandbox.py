@@ -20,6 +20,7 @@ from labelers.sandbox import Limits
 from labelers.testing import ScriptedEngine
 from labelers.types import Abstain, Comparison, Prompt, Score
 from tests.labelers.confined import FILE, candidates
+from tests.labelers.running import crowded
 
 ROOT = Path(__file__).parents[2]
 
@@ -103,8 +104,26 @@ def test_a_slow_labeler_is_not_taken_for_a_stuck_one():
 
 
 def test_the_deadline_is_an_option_and_the_label_says_it():
-    with opened("Slow", seconds=0.6, limits=Limits(timeout_s=0.3)) as worker:
-        assert worker.score(candidates("x")) == [Abstain("timeout", "no answer within 0.3 s")]
+    with opened("Misbehaves", limits=Limits(timeout_s=0.3)) as worker:
+        assert worker.score(candidates("sleep")) == [Abstain("timeout", "no answer within 0.3 s")]
+
+
+def test_on_a_busy_machine_a_labeler_gets_its_seconds_on_a_processor():
+    with opened("Works", limits=Limits(timeout_s=1.0)) as worker:
+        assert worker.score(candidates("hi")) == [Score(2.0)]
+        with crowded(lambda: [worker._nursery.worker]):
+            began = time.monotonic()
+            assert worker.score(candidates("work")) == [Score(4.0)]
+            assert time.monotonic() - began > 1.0
+
+
+def test_an_answer_that_lies_ready_is_in_time_however_late_it_is_read(monkeypatch):
+    with opened("Works", limits=Limits(timeout_s=0.1)) as worker:
+        assert worker.score(candidates("hi")) == [Score(2.0)]
+        receive = worker._nursery.channel.receive
+        # Who asks waits for a processor, too.
+        monkeypatch.setattr(worker._nursery.channel, "receive", lambda *given: (time.sleep(0.3), receive(*given))[1])
+        assert worker.score(candidates("hello")) == [Score(5.0)]
 
 
 def test_a_hang_costs_two_seconds_and_no_neighbour():

@@ -49,7 +49,7 @@ class Patience:
     def more(self) -> float:
         """Seconds to wait on, then to be asked again; 0: its time is up."""
         now = _processor_s(self._pid)
-        worked, self._last = now - self._last, now
+        worked, self._last = abs(now - self._last), now  # less, where a child has ended
         sleeps = self._windows > 0 and worked < WORKS * WINDOW_S
         spent = not now - self._began < self._seconds  # nan, where it cannot be known, is not less
         if sleeps or spent or self._windows * WINDOW_S >= (MOST - 1) * self._seconds:
@@ -58,8 +58,15 @@ class Patience:
         return WINDOW_S
 
 
-def _processor_s(pid: int) -> float:
-    """The processor time of a process, all its threads together; infinite where it has ended or that cannot be known."""
+def _processor_s(root: int) -> float:
+    """The processor time of a process and of what it has started; infinite where it has ended or that cannot be known."""
+    # In a namespace of its own, where there may be no /proc to look into, what came after the program is of it.
+    family = range(root, root + 64) if os.getpid() == 1 else (root, *descendants(root))
+    own, *others = map(_clock_s, family)
+    return own + sum(each for each in others if math.isfinite(each))
+
+
+def _clock_s(pid: int) -> float:
     try:
         return time.clock_gettime((~pid << 3) | 2)  # Linux's number for another process's clock: clock_getcpuclockid(3)
     except OSError:

@@ -44,7 +44,7 @@ class Patience:
 
     def __init__(self, pid: int, seconds: float) -> None:
         self._pid, self._seconds, self._windows = pid, seconds, 0
-        self._began = self._last = _processor_s(pid)
+        self._began = self._last = _clock_s(pid)
 
     def more(self) -> float:
         """Seconds to wait on, then to be asked again; 0: its time is up."""
@@ -60,8 +60,8 @@ class Patience:
 
 def _processor_s(root: int) -> float:
     """The processor time of a process and of what it has started; infinite where it has ended or that cannot be known."""
-    # In a namespace of its own, where there may be no /proc to look into, what came after the program is of it.
-    family = range(root, root + 64) if os.getpid() == 1 else (root, *descendants(root))
+    # A sandbox has no /proc to look into; all that came there after the program is of it.
+    family = (root, *descendants(root)) if os.path.exists("/proc/self") else range(root, root + 64)
     own, *others = map(_clock_s, family)
     return own + sum(each for each in others if math.isfinite(each))
 

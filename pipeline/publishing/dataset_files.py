@@ -34,6 +34,7 @@ class DatasetFiles:
         self._n_files = self._rows_in_file = 0
         self._held: pa.Table | None = None
         self._writers: list[pq.ParquetWriter] = []
+        self._pool = ThreadPoolExecutor(len(CONFIGS))  # Arrow compresses both at a time
         for name in CONFIGS:
             (folder / name).mkdir(parents=True)
 
@@ -46,6 +47,7 @@ class DatasetFiles:
                 self._end()
                 self._name()
         finally:
+            self._pool.shutdown()  # first: a writer that is closed while a thread writes ends the process
             for writer in self._writers:  # only what an error left open, which will be thrown away
                 with suppress(OSError, pa.ArrowException):
                     writer.close()
@@ -72,12 +74,8 @@ class DatasetFiles:
         self._n_files += 1
 
     def _append(self, rows: pa.Table | None) -> None:
-        if rows is None or not rows.num_rows:
-            return
-        # Arrow compresses both at a time. Left only when neither thread writes, whatever happens: a writer that is closed
-        # meanwhile ends the process.
-        with ThreadPoolExecutor(len(CONFIGS)) as pool:
-            list(pool.map(partial(_append, rows), self._writers))
+        if rows is not None and rows.num_rows:
+            list(self._pool.map(partial(_append, rows), self._writers))
 
     def _end(self) -> None:
         """Closes the file that is open, with what was held back for it."""

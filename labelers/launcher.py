@@ -30,6 +30,7 @@ _CAPABILITIES = 0x20080522
 _LIVES_S = 5.0
 """How long the killing of what a program left may take before the sandbox is given up and made anew."""
 WINDOW_S = 0.25
+"""How long a process whose time is up is watched at a time: long enough that one of many gets its turn (own)."""
 WORKS = 0.01
 """The share of a window that a process has had a processor for, if it does not sleep: a fifth of what each of twenty gets."""
 MOST = 10

@@ -267,8 +267,7 @@ class Worker:
     def _ask(self, part: Sequence[Any]) -> list[Outcome] | _Failure:
         """Raises: TimeoutError, Closed, Misbehaved; LabelerError; what a tool raised."""
         channel, nonce = self._nursery.channel, secrets.token_hex(8)
-        seconds = self._seconds_for(len(part))
-        deadline, more = time.monotonic() + seconds, Patience(self._nursery.worker, seconds).more
+        deadline, more = self._clock(self._seconds_for(len(part)))
         answer_bytes = 4096 + wire.ANSWER_BYTES * len(part)
         limit = answer_bytes if not self._has_tools() else max(answer_bytes, PROGRAM_BYTES)
         channel.send(wire.pack_question(nonce, part), deadline, more)
@@ -291,10 +290,14 @@ class Worker:
 
     def _confirm(self, channel: wire.Channel) -> None:
         """An empty question behind each: had a text forged the reply, the worker's own would come now. Raises: see `_ask`."""
-        seconds, nonce = BATCH_SECONDS + self._limits.timeout_s / 4, secrets.token_hex(8)
-        deadline, more = time.monotonic() + seconds, Patience(self._nursery.worker, seconds).more
+        nonce = secrets.token_hex(8)
+        deadline, more = self._clock(BATCH_SECONDS + self._limits.timeout_s / 4)
         channel.send(wire.pack_question(nonce, []), deadline, more)
         wire.read_answers(wire.read_message(channel.receive(4096, deadline, more)), nonce, 0, self.pairwise)
+
+    def _clock(self, seconds: float) -> tuple[float, wire.More]:
+        """When the worker's time is up, and who says how long to wait on then."""
+        return time.monotonic() + seconds, Patience(self._nursery.worker, seconds).more
 
     def _seconds_for(self, n: int) -> float:
         """A whole batch gets less than an item alone: it was made for a tenth of a second, and is only tried again."""

@@ -44,11 +44,18 @@ def end_children() -> None:
 
 def family(pid: int) -> list[int]:
     """The processes that a process started, and those that they started. Empty where there is no /proc."""
+    children = _children(pid)
+    return children + [grandchild for child in children for grandchild in family(child)]
+
+
+def _children(pid: int) -> list[int]:
+    """Of all its threads: each has its own. A process and its threads may end while they are read."""
     found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):  # each thread has its own
-        with contextlib.suppress(OSError):
-            found += [int(child) for child in task.read_text().split()]
-    return found + [grandchild for child in found for grandchild in family(child)]
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError):
+                found += [int(child) for child in Path(f"/proc/{pid}/task/{thread}/children").read_text().split()]
+    return found
 
 
 def _heed(number: int, frame: FrameType | None) -> None:

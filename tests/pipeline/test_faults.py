@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,17 @@ def test_a_secret_of_the_environment_is_never_said(monkeypatch):
 
 def test_the_family_of_a_process_are_its_children_and_theirs():
     assert os.getpid() in leaving.family(os.getppid())
+
+
+def test_a_family_is_told_while_its_members_end():
+    forking = "while :; do (:) & (:) & (:) & wait; done"
+    with subprocess.Popen(["sh", "-c", forking]) as shell:
+        try:
+            told = [leaving.family(os.getpid()) for _ in range(2000)]
+        finally:
+            shell.kill()
+    assert all(shell.pid in each for each in told)
+    assert leaving.family(shell.pid) == []
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,11 @@
     python benchmarks/scale.py [--sizes 100000 10000000] [--peer-rows 100000] [--distilabel PYTHON] [--folder DIR] [--out FILE]
 
 Each size is a run of its own, through its config, on the local executor with confined labelers, receipts, audit and a published
-dataset; then plain pipelines do the same to fewer rows (scale_peers.py). A first run of a thousand completions says what starting
+dataset; plain pipelines do the same to fewer rows (scale_peers.py). A first run of a thousand completions says what starting
 costs; it is taken off where a cost per completion is quoted, so that sizes compare. CPU seconds are those of all processes.
+
+The largest size takes minutes, in which a shared host's speed drifts: what it is compared with, the smaller sizes and the plain
+pipelines, runs before it and again after it, and the mean of both moments counts.
 """
 
 from __future__ import annotations
@@ -30,12 +33,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # this folder has a labelers.py too
 
+import pipeline  # noqa: E402, F401  (before pyarrow, as `python -m pipeline` has it)
 from benchmarks.scale_texts import LABELERS, PER_PROMPT, groups, write_files  # noqa: E402
 
 START = 1_000
 """Completions of the run that says what starting costs."""
 SMALL = 100_000
-"""Sizes up to this are run three times, and the median counts: seconds are a shared host's to spoil."""
+"""Sizes up to this are run three times at each moment, and the median counts: seconds are a shared host's to spoil."""
 SHARD_SIZE = 2_000
 """Prompts in a shard."""
 PHASES = ("import_prompts", "perform_all", "audit", "publish")
@@ -69,15 +73,21 @@ def main() -> None:
             "command": " ".join(sys.argv),
             "hardware": f"{os.cpu_count()} cores, {platform.machine()}",
         }
-        found["sizes"] = {}
-        for size in (START, *arguments.sizes):
-            runs = [ours(Path(folder), size) for _ in range(3 if size <= SMALL else 1)]
-            found["sizes"][size] = sorted(runs, key=lambda run: float(run["wall_s"]))[len(runs) // 2]
-            found["per_completion"] = per_completion(found["sizes"])
+        *smaller, largest = START, *sorted(arguments.sizes)
+        runs: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
+        told: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        for sizes in (smaller, [largest], smaller):
+            for size in sizes:
+                runs[size] += [ours(Path(folder), size) for _ in range(3 if size <= SMALL else 1)]
+            if sizes == smaller:
+                for name, measured in peers(Path(folder), arguments.peer_rows, arguments.distilabel).items():
+                    told[name].append(measured)
+            found["sizes"] = {size: typical(each) for size, each in sorted(runs.items())}
+            found["peers"] = {name: mean(each) for name, each in told.items()}
+            if largest in runs:
+                found["per_completion"] = per_completion(found["sizes"])
+                found["times_as_fast"] = compared(found)
             say(found, arguments.out)
-        found["peers"] = peers(Path(folder), arguments.peer_rows, arguments.distilabel)
-        found["times_as_fast"] = compared(found)
-        say(found, arguments.out)
     print(json.dumps(found, indent=1))
 
 
@@ -85,7 +95,22 @@ def say(found: dict[str, Any], out: Path | None) -> None:
     """Keeps what is known so far."""
     if out:
         out.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found["per_completion"]), file=sys.stderr, flush=True)
+    print(json.dumps(found.get("per_completion")), file=sys.stderr, flush=True)
+
+
+def typical(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The run in the middle by its time, of two the quicker one, and the time and the memory of all."""
+    middle = sorted(runs, key=lambda run: float(run["wall_s"]))[(len(runs) - 1) // 2]
+    return {**middle, "each": [{"wall_s": run["wall_s"], "cpu_s": run["cpu_s"], **run["peak_mb"]} for run in runs]}
+
+
+def mean(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A peer's time over its moments; one that failed once has none."""
+    if any("failed" in run for run in runs):
+        return {"failed": [run.get("failed", 0) for run in runs]}
+    times = [run["wall_s"] for run in runs]
+    wall_s = sum(times) / len(times)
+    return {**runs[0], "wall_s": wall_s, "rows_per_s": round(runs[0]["rows"] / wall_s), "each_wall_s": times}
 
 
 def ours(folder: Path, size: int) -> dict[str, Any]:
@@ -289,7 +314,7 @@ def peer(folder: Path, python: Sequence[str], options: Sequence[str]) -> dict[st
     if done.returncode:
         return {"failed": done.returncode}
     measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return {**measured, "rows_per_s": round(measured["rows"] / measured["wall_s"])}
+    return measured
 
 
 def compared(found: dict[str, Any]) -> dict[str, float]:

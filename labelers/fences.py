@@ -31,6 +31,8 @@ def extract(text: str, rule: Extract, tags: Collection[str]) -> str | None:
 
 def fenced_blocks(text: str) -> list[tuple[str, str]]:
     """(tag, body) of each fenced block, in order."""
+    if "```" not in text and "~~~" not in text:  # most answers: a tenth of the pattern's time
+        return []
     text = text.replace("\r\n", "\n")
     blocks, position = [], 0
     while opening := _OPENING.search(text, position):

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from labelers.encoding import quick_encode
+
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "error"]
 AbstainKind = Literal["not_applicable", "unparsable", "timeout", "unavailable", "crashed"]
@@ -41,7 +43,7 @@ def _encoded(value: Any) -> str:
     return _PLAIN.get(type(value), _json)(value)
 
 
-_json = json.JSONEncoder(ensure_ascii=True, sort_keys=True, separators=(",", ":")).encode
+_json = quick_encode(ascii_only=True, sort_keys=True, separators=(",", ":"), nan=True)
 _PLAIN = {str: json.encoder.encode_basestring_ascii, int: int.__repr__, type(None): lambda _: "null"}
 """What the encoder does to these, without its five function calls: half of the time of an id."""
 

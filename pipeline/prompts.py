@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
+from labelers.encoding import quick_encode
 from labelers.types import Message, Prompt
 from pipeline.auditing.contamination import EvaluationSets
 from pipeline.errors import BadPrompts, ConfigError
@@ -168,7 +169,7 @@ def _import(settings: Prompts, folder: Path, shards: list[Path]) -> Imported:
     return Imported(kept, active, dict(families), found.duplicates, tuple(found.bad), found.contaminated)
 
 
-_stored = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False).encode
+_stored = quick_encode(ascii_only=False, sort_keys=True, separators=(", ", ": "), nan=False)
 
 
 def family_of(metadata: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from pipeline.storage.shards import batches
 from pipeline.storage.stores import CREDENTIALS, place_of
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+BOM = "\ufeff"
 READABLE = ".jsonl, .ndjson, .json, .csv, .parquet (and .gz, .bz2, .xz, .zst of the text ones), a folder, or a Hub name"
 
 
@@ -63,8 +64,15 @@ def chat(value: Any) -> tuple[Message, ...]:
     Raises:
         ValueError: it is neither text nor a list of {role, content} that ends with something to answer.
     """
-    if isinstance(value, str):
-        value = [{"role": "user", "content": value}]
+    messages = (Message("user", value),) if isinstance(value, str) else _turns(value)
+    if not any(m.content.strip() for m in messages):
+        raise ValueError("the prompt is empty")
+    if messages[-1].role == "assistant":
+        raise ValueError("the last message is the assistant's; hint: cut it off, or give it to a replay source")
+    return messages
+
+
+def _turns(value: Any) -> tuple[Message, ...]:
     if not isinstance(value, list) or not value:
         raise ValueError(f"the prompt is {value!r:.80}; hint: a text or a list of {{role, content}}")
     messages = []
@@ -74,10 +82,6 @@ def chat(value: Any) -> tuple[Message, ...]:
         if turn.get("role") not in ROLES:
             raise ValueError(f"a message's role is {turn.get('role')!r}; hint: one of {', '.join(ROLES)}")
         messages.append(Message(turn["role"], turn["content"]))
-    if not any(m.content.strip() for m in messages):
-        raise ValueError("the prompt is empty")
-    if messages[-1].role == "assistant":
-        raise ValueError("the last message is the assistant's; hint: cut it off, or give it to a replay source")
     return tuple(messages)
 
 
@@ -102,7 +106,7 @@ def _jsonl(path: str) -> Iterator[Row]:
 
 def _parse(where: str, line: bytes) -> Row:
     try:
-        value = json.loads(line.decode("utf-8-sig"))
+        value = json.loads(line.decode().removeprefix(BOM))
     except (ValueError, RecursionError) as error:
         return Row(where, error=f"is not JSON ({error})")
     return _object(where, value)

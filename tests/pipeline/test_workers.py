@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.executors.local import worker_pool
@@ -33,3 +35,16 @@ def test_a_worker_that_makes_arrays_has_not_loaded_pandas(pool):
 
 def test_a_worker_that_wants_pandas_has_it(pool):
     assert pool.submit(_as_frame).result(timeout=60) == ["a", "b"]
+
+
+def test_a_command_and_its_workers_have_arrow_on_the_allocator_that_gives_back(pool):
+    asked = "import pipeline, pyarrow; print(pyarrow.default_memory_pool().backend_name)"
+    told = subprocess.run([sys.executable, "-c", asked], stdout=subprocess.PIPE, text=True, check=True, timeout=60)
+    assert told.stdout.strip() == "system"
+    assert pool.submit(_kept_by_arrow).result(timeout=60) == 0
+
+
+def _kept_by_arrow() -> int:
+    """Bytes that the C++ of a Parquet writer took from Arrow's own pool."""
+    pq.write_table(pa.table({"x": ["a" * 100] * 10_000}), pa.BufferOutputStream(), compression="zstd")
+    return int(pa.mimalloc_memory_pool().max_memory())

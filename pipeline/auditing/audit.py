@@ -21,6 +21,7 @@ from pipeline.auditing.overlap import repeated, text_of
 from pipeline.auditing.planting import Planter
 from pipeline.compare import Compare
 from pipeline.config import Config, stored_config
+from pipeline.freed import trim
 from pipeline.judges import warnings
 from pipeline.label import Label
 from pipeline.plan import Plan, make_plan
@@ -88,6 +89,7 @@ def audit(config: Config, plan: Plan, places: Places, ask: Asked, *, published: 
     for shard, is_spotless in zip(places.shards, looked_at(places, compared), strict=True):
         # Read in the call: a name of its own would hold one shard's evidence while the next one's is read.
         reading.shard(evidence_of(places, shard), compared, is_spotless, keep_prompts=bool(settings.heldout))
+        trim()
     for rows in read_published(places.run) if published else ():
         reading.tally.published(rows)
     planted = list(canaries(ask(reading.planter.planted()), stages, settings, signs))

@@ -22,7 +22,7 @@ from pipeline.cycles import SELDOM
 from pipeline.engines import Engine, EngineSpec, Progress
 from pipeline.engines.kept import perform_on
 from pipeline.executors import WorkerDied
-from pipeline.freed import give_back
+from pipeline.freed import give_back, trim
 from pipeline.storage.shards import Receipt
 from pipeline.work import Stage, Transform, Work, perform
 
@@ -153,7 +153,9 @@ def _pass_on(done: Future[Receipt], answer: Future[Receipt]) -> None:
 
 def perform_in_worker(work: Work) -> Receipt:
     """Does the work in a pool's process, where an opened stage stays open for the next shard."""
-    return perform(work, _opened(work.stage))
+    receipt = perform(work, _opened(work.stage))
+    trim()
+    return receipt
 
 
 _STAGES = ExitStack()

@@ -11,6 +11,7 @@ from types import TracebackType
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.freed import trim
 from pipeline.schema import PAIRS, SAMPLER_LOGPS
 from pipeline.storage.shards import ROW_GROUP, parquet_writer
 
@@ -67,6 +68,7 @@ class DatasetFiles:
         self._rows_in_file += rows.num_rows
         if self._rows_in_file >= ROWS_PER_FILE:
             self._end()
+        trim()
 
     def _begin(self) -> None:
         for name, schema in CONFIGS.items():

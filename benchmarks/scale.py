@@ -7,7 +7,7 @@ dataset; plain pipelines do the same to fewer rows (scale_peers.py). A first run
 costs; it is taken off where a cost per completion is quoted, so that sizes compare. CPU seconds are those of all processes.
 
 The largest size takes minutes, in which a shared host's speed drifts: what it is compared with, the smaller sizes and the plain
-pipelines, runs before it and again after it, and the mean of both moments counts.
+pipelines, runs before it and again after it, and the mean of all counts.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from benchmarks.scale_texts import LABELERS, PER_PROMPT, groups, write_files  # 
 START = 1_000
 """Completions of the run that says what starting costs."""
 SMALL = 100_000
-"""Sizes up to this are run three times at each moment, and the median counts: seconds are a shared host's to spoil."""
+"""Sizes up to this are run three times at each moment, and the mean counts: seconds are a shared host's to spoil."""
 SHARD_SIZE = 2_000
 """Prompts in a shard."""
 PHASES = ("import_prompts", "perform_all", "audit", "publish")
@@ -99,9 +99,12 @@ def say(found: dict[str, Any], out: Path | None) -> None:
 
 
 def typical(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The run in the middle by its time, of two the quicker one, and the time and the memory of all."""
+    """One size's runs: their mean time, since a long run is as quick as the mean of its moments; else the one in the middle."""
     middle = sorted(runs, key=lambda run: float(run["wall_s"]))[(len(runs) - 1) // 2]
-    return {**middle, "each": [{"wall_s": run["wall_s"], "cpu_s": run["cpu_s"], **run["peak_mb"]} for run in runs]}
+    means = {kind: round(sum(run[kind] for run in runs) / len(runs), 2) for kind in ("wall_s", "cpu_s")}
+    peaks = {role: round(sum(run["peak_mb"][role] for run in runs) / len(runs)) for role in middle["peak_mb"]}
+    each = [{"wall_s": run["wall_s"], "cpu_s": run["cpu_s"], **run["peak_mb"]} for run in runs]
+    return {**middle, **means, "peak_mb": peaks, "each": each}
 
 
 def mean(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import os
 import sqlite3
 import tempfile
 import threading
-import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -30,35 +29,28 @@ def database(path: str = "") -> sqlite3.Connection:
     return opened
 
 
-TABLES = 16
-"""A spool's keys are divided among so many: SQLite sorts a table's index in a file, and maps all of that file into memory."""
-
-
 class Spool:
     """Many values for a key, in the order in which they came. All are added first; then any thread may ask."""
 
     def __init__(self, path: str = "") -> None:
         self._database, self._lock, self._is_open = database(path), threading.Lock(), True
-        for table in range(TABLES):
-            self._database.execute(f"CREATE TABLE IF NOT EXISTS held_{table} (key TEXT NOT NULL, value BLOB NOT NULL)")
+        self._database.execute("CREATE TABLE IF NOT EXISTS held (key TEXT NOT NULL, value BLOB NOT NULL)")
 
     def add(self, rows: Iterable[tuple[str, bytes]]) -> None:
         """Keeps these."""
-        for row in rows:
-            self._database.execute(f"INSERT INTO held_{_table(row[0])} VALUES (?, ?)", row)
+        self._database.executemany("INSERT INTO held VALUES (?, ?)", rows)
 
     def find(self, key: str) -> list[bytes]:
         """The values of `key`."""
         with self._lock:
             if self._is_open:
                 self.sort()
-            found = self._database.execute(f"SELECT value FROM held_{_table(key)} WHERE key = ? ORDER BY rowid", (key,))
+            found = self._database.execute("SELECT value FROM held WHERE key = ? ORDER BY rowid", (key,))
             return [value for (value,) in found]
 
     def sort(self) -> None:
         """Makes finding quick: once, after all are there, which is quicker than an index kept on the way."""
-        for table in range(TABLES):
-            self._database.execute(f"CREATE INDEX IF NOT EXISTS by_key_{table} ON held_{table} (key)")
+        self._database.execute("CREATE INDEX IF NOT EXISTS by_key ON held (key)")
         self._is_open = False
 
     def share(self) -> None:
@@ -69,10 +61,6 @@ class Spool:
     def close(self) -> None:
         """Gives the disk back."""
         self._database.close()
-
-
-def _table(key: str) -> int:
-    return zlib.crc32(key.encode()) % TABLES
 
 
 def filled_elsewhere(fill: Callable[[Spool], None]) -> Spool:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from labelers.types import Message, content_id
 from pipeline.engines import EngineInfo, Generation, Progress, Request, Sampled, finish_reason, valid_text
 from pipeline.errors import BadPrompts, ConfigError
+from pipeline.freed import trim
 from pipeline.rows import Row, chat, read_rows
 from pipeline.storage.shards import input_sha256
 from pipeline.storage.spool import Spool, filled_elsewhere
@@ -103,6 +104,7 @@ def _fill(spec: Replay, spool: Spool) -> None:
     rows = (_parse(spec, row) for path in spec.paths for row in read_rows(path))
     while some := list(itertools.islice(rows, ROWS_AT_ONCE)):
         spool.add((_key(messages), marshal.dumps(found)) for messages, found in some)
+        trim()
 
 
 def _key(messages: Sequence[Message]) -> str:

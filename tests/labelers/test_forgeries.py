@@ -147,14 +147,15 @@ def test_a_forged_output_fails_and_leaves_nothing(launcher: Launcher, forgery: s
 
 @pytest.mark.parametrize("style", TARGETS)
 def test_an_honest_solution_passes_and_a_wrong_one_fails(launcher: Launcher, style: str) -> None:
-    right, wrong = (judge(launcher, "tests", code, TARGETS[style]) for code in (HONEST, f"{HONEST} + 1"))
+    codes = (HONEST, f"{HONEST} + 1")
+    right, wrong = (judge(launcher, "tests", code, TARGETS[style], timeout_s=60) for code in codes)
     assert isinstance(right, Score)
     assert isinstance(wrong, Score)
     assert (right.value, wrong.value) == (1, 0)
 
 
 def test_an_honest_program_by_standard_input_passes(launcher: Launcher) -> None:
-    answer = judge(launcher, "tests", HONEST_STDIN, STDIN)
+    answer = judge(launcher, "tests", HONEST_STDIN, STDIN, timeout_s=60)
     assert isinstance(answer, Score)
     assert answer.value == 1
 

@@ -1,4 +1,4 @@
-"""Moves shards: prompts in, preference pairs out. Importing it does no work."""
+"""Moves shards: prompts in, preference pairs out. Importing it does no work; it chooses Arrow's allocator."""
 
 import os
 

@@ -20,6 +20,7 @@ from pipeline.storage.stores import CREDENTIALS, place_of
 
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
 BOM = "\ufeff"
+"""Taken off lines by hand: Python's codec that does it is written in Python, and there are lines by the million."""
 READABLE = ".jsonl, .ndjson, .json, .csv, .parquet (and .gz, .bz2, .xz, .zst of the text ones), a folder, or a Hub name"
 
 

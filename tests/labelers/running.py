@@ -109,9 +109,8 @@ def left_running(launcher: Launcher) -> list[str]:
 def left_lying(launcher: Launcher) -> list[str]:
     """What the next program finds in and beside its folder."""
     code = "import os; print(*(os.path.join(d, n) for d, ds, ns in os.walk('..') for n in ds + ns), sep='\\n')"
-    ran = launcher.run(
-        Program((launcher.programs[0], "-I", "-S", "-c", code), timeout_s=60)
-    )  # a disk may stall for seconds
+    program = Program((launcher.programs[0], "-I", "-S", "-c", code), timeout_s=60)  # a disk may stall for seconds
+    ran = launcher.run(program)
     assert ran.exit_code == 0, ran
     return [line for line in ran.stdout.decode().split("\n") if line not in ("", "../program")]
 

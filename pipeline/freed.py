@@ -4,8 +4,11 @@ later grows with a run's length (docs/log.md: 378 MB after a million completions
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 
 LARGE = 4 << 20
 """Bytes from which glibc asks the machine for memory, and gives it back at once; left alone it raises this as a program runs,
@@ -21,16 +24,21 @@ def give_back() -> None:
     import pyarrow as pa
 
     pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own pool keeps what was freed
-    if sys.platform == "linux":
-        with suppress(AttributeError):  # another C library than glibc
-            mallopt = ctypes.CDLL(None).mallopt
-            mallopt(_M_ARENA_MAX, 2)
-            mallopt(_M_MMAP_THRESHOLD, LARGE)
-            mallopt(_M_TRIM_THRESHOLD, LARGE)
+    for setting, value in ((_M_ARENA_MAX, 2), (_M_MMAP_THRESHOLD, LARGE), (_M_TRIM_THRESHOLD, LARGE)):
+        _glibc("mallopt")(setting, value)
 
 
 def trim() -> None:
     """What was freed so far and is held between what is not goes back to the machine, in a few milliseconds."""
+    gc.collect(1)  # what was made lately and only points at itself: seldom looked for (pipeline/cycles.py), it adds up
+    _glibc("malloc_trim")(0)
+
+
+@cache  # each CDLL makes classes of its own, which point at themselves
+def _glibc(name: str) -> Callable[..., object]:
+    """A function of glibc's; one that does nothing where there is another C library."""
     if sys.platform == "linux":
         with suppress(AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
+            function: Callable[..., object] = getattr(ctypes.CDLL(None), name)
+            return function
+    return lambda *given: None

@@ -126,7 +126,7 @@ class Published:
         min_pairs: fewer pairs than this is exit code 4.
         publish_to: where `refresh` publishes: folders, URLs of object stores, hf://datasets/OWNER/NAME.
         private: whether a Hub repository that does not exist yet is made private.
-        keep: versions whose rows `refresh` keeps; 0 keeps all. Manifests always stay.
+        keep: versions whose rows `refresh` keeps, here and where it publishes; 0 keeps all. Manifests always stay.
     """
 
     license: str = "other"

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from pipeline.errors import ConfigError, EnvironmentLacks, PipelineError
 from pipeline.publishing.destinations import repository_of
-from pipeline.publishing.history import published_at, record
-from pipeline.publishing.versions import current, folder_of, manifest_of
-from pipeline.storage.folders import appearing, files_in, on_this_machine, point, remove, upload
+from pipeline.publishing.history import events, published_at, record
+from pipeline.publishing.versions import current, folder_of, manifest_of, manifests
+from pipeline.storage.folders import appearing, files_in, on_this_machine, point, pointed, remove, upload
 from pipeline.storage.shards import file_sha256, read_json, write_json
 from pipeline.storage.stores import is_store, place_of, require_reachable
+from pipeline.storage.storing import storing
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,6 @@ class Notice:
     rows: int
     created: str
     files: dict[str, str]
-
-    @property
-    def path(self) -> str:
-        """Where the version lies below the destination."""
-        return f"versions/{self.version:04d}"
 
 
 def publish_current(run: Path, destination: str, *, private: bool = True, again: bool = False) -> bool:
@@ -55,7 +51,7 @@ def publish_current(run: Path, destination: str, *, private: bool = True, again:
     if standing is None:
         raise ConfigError(f"{run}: has no version yet; hint: python -m pipeline run")
     number = standing["number"]
-    destination = destination if "://" in destination else str(Path(destination).absolute())
+    destination = _named(destination)
     if published_at(run, destination) == number and not again:
         return False
     manifest_of(run, number)  # refuses a version whose rows were removed
@@ -80,6 +76,52 @@ def publish_current(run: Path, destination: str, *, private: bool = True, again:
     return True
 
 
+def remove_published(run: Path, destination: str, keep: int) -> list[int]:
+    """Removes what this run gave to a folder or an object store, but the last `keep` versions and the one that stands there.
+
+    Versions of other runs stay, and so does all of a Hub repository: its history is one of commits. The notice goes first: what
+    lies there without one was never published, and a version that comes back is copied again.
+
+    Args:
+        keep: 0 keeps all.
+
+    Raises:
+        EnvironmentLacks: the place cannot be reached, or does not let go of a file.
+    """
+    destination = _named(destination)
+    if not keep or repository_of(destination):
+        return []
+    given = {e["version"] for e in events(run) if e["event"] == "published" and e["to"] == destination}
+    place = place_of(destination)
+    with storing(place):
+        names = {path.stem for path in (place / "versions").glob("[0-9]*")}
+        ours = [n for n in sorted(given) if f"{n:04d}" in names and _is_ours(run, place, n)]
+        old = [n for n in ours[:-keep] if folder_of(place, n) != pointed(place / "dataset")]
+        for number in old:
+            record(run, "removed", number, to=destination)
+            _notice_at(place, number).unlink(missing_ok=True)
+            remove(folder_of(place, number))
+    return old
+
+
+def _is_ours(run: Path, place: Path, number: int) -> bool:
+    """Whether the version that lies there is this run's; one without a notice is what a kill left of it."""
+    try:
+        content: str = read_json(_notice_at(place, number))["content"]
+    except FileNotFoundError:
+        return True
+    return any(m["content"] == content for m in manifests(run) if m["number"] == number)
+
+
+def _notice_at(place: Path, number: int) -> Path:
+    return folder_of(place, number).with_suffix(".json")
+
+
+def _named(destination: str) -> str:
+    """The destination as the run's history names it."""
+    return destination if "://" in destination else str(Path(destination).absolute())
+
+
 def _sender(destination: str, private: bool) -> Callable[[Path, Notice], None]:
     if name := repository_of(destination):
         return lambda folder, notice: _to_hub(folder, notice, name, private)
@@ -90,8 +132,7 @@ def _sender(destination: str, private: bool) -> Callable[[Path, Notice], None]:
 def _to_place(folder: Path, notice: Notice, destination: Path) -> None:
     """The files first, then the notice that names them, and last the pointer `dataset`: what is half there nobody reads."""
     require_reachable(destination)
-    place = destination / notice.path
-    told = place.with_suffix(".json")
+    place, told = folder_of(destination, notice.version), _notice_at(destination, notice.version)
     if not _is_there(told, notice):
         if is_store(place):
             remove(place)  # without its notice it was never published

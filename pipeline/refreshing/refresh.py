@@ -12,7 +12,7 @@ from pipeline.errors import BelowGate
 from pipeline.executors import Executor
 from pipeline.observing.funnel import as_json as report_as_json
 from pipeline.publishing.diff import Diff, diff, has_diff, table, write_diff
-from pipeline.publishing.publish import publish_current
+from pipeline.publishing.publish import publish_current, remove_published
 from pipeline.publishing.versions import Version, current, folder_of, manifests
 from pipeline.run import Finished, build, locked
 from pipeline.storage.folders import followed
@@ -67,6 +67,8 @@ def refresh(
         published = [
             to for to in config.dataset.publish_to if publish_current(folder, to, private=config.dataset.private)
         ]
+        for to in published:
+            remove_published(folder, to, config.dataset.keep)
         removed = remove_old(folder, config.dataset.keep)
         return Refreshed(finished, found, tuple(published), tuple(removed), collect(folder) if tidy else None)
 

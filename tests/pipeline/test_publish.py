@@ -18,11 +18,11 @@ import pytest
 from pipeline.config import load
 from pipeline.errors import ConfigError, EnvironmentLacks, PipelineError
 from pipeline.publishing.history import events
-from pipeline.publishing.publish import publish_current
+from pipeline.publishing.publish import publish_current, remove_published
 from pipeline.publishing.versions import rollback
 from pipeline.refreshing.refresh import refresh
 from pipeline.storage.folders import pointed, remove
-from pipeline.storage.shards import read_json
+from pipeline.storage.shards import read_json, write_json
 from pipeline.storage.stores import StorePath, place_of
 from tests.pipeline.hub import serving
 from tests.pipeline.refreshing import Growing
@@ -93,6 +93,53 @@ def test_a_rollback_reaches_the_destination_with_the_next_refresh(growing, tmp_p
     rollback(growing.run, 1)
     refresh(growing.config(range(6), to(tmp_path / "out")), growing.root)
     assert n_rows(tmp_path / "out" / "dataset") == 8
+
+
+def lying(place) -> list[str]:
+    return sorted(path.name for path in (place / "versions").iterdir())
+
+
+@pytest.mark.parametrize("kind", ["folder", "store"])
+def test_a_destination_keeps_the_last_versions_and_the_one_that_stands(growing, tmp_path, memory, kind):
+    place = tmp_path / "out" if kind == "folder" else memory
+    for n in (2, 4, 6):
+        refresh(growing.config(range(n), to(place), "dataset.keep=2"), growing.root)
+    assert lying(place) == ["0002", "0002.json", "0003", "0003.json"]
+    rollback(growing.run, 2)
+    refresh(growing.config(range(6), to(place), "dataset.keep=1"), growing.root)
+    assert pointed(place / "dataset") == place / "versions" / "0002"
+    assert lying(place) == ["0002", "0002.json", "0003", "0003.json"]  # the last one, and the one that stands
+    refresh(growing.config(range(8), to(place), "dataset.keep=1"), growing.root)
+    assert lying(place) == ["0004", "0004.json"]
+
+
+def test_a_version_that_was_removed_at_a_destination_comes_back_whole(growing, tmp_path):
+    for n in (2, 4):
+        refresh(growing.config(range(n), to(tmp_path / "out")), growing.root)
+    remove_published(growing.run, str(tmp_path / "out"), 1)
+    assert lying(tmp_path / "out") == ["0002", "0002.json"]
+    rollback(growing.run, 1)
+    refresh(growing.config(range(4), to(tmp_path / "out")), growing.root)
+    assert n_rows(tmp_path / "out" / "dataset") == 4
+
+
+def test_what_a_kill_left_of_a_removed_version_goes_with_the_next(growing, tmp_path):
+    for n in (2, 4):
+        refresh(growing.config(range(n), to(tmp_path / "out")), growing.root)
+    (tmp_path / "out" / "versions" / "0001.json").unlink()
+    remove_published(growing.run, str(tmp_path / "out"), 1)
+    assert lying(tmp_path / "out") == ["0002", "0002.json"]
+
+
+def test_what_others_put_beside_the_versions_is_never_removed(growing, tmp_path):
+    versions = tmp_path / "out" / "versions"
+    for n in (2, 4, 6):
+        refresh(growing.config(range(n), to(tmp_path / "out")), growing.root)
+    (versions / "2024 notes.json").write_text("{}")
+    (versions / "0000").mkdir()
+    write_json(versions / "0001.json", {"content": "of another run"})
+    assert remove_published(growing.run, str(tmp_path / "out"), 1) == [2]
+    assert lying(tmp_path / "out") == ["0000", "0001", "0001.json", "0003", "0003.json", "2024 notes.json"]
 
 
 def test_what_a_kill_left_half_copied_is_copied_again(growing, tmp_path):

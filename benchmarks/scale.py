@@ -60,7 +60,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 10_000_000])
     parser.add_argument("--peer-rows", type=int, default=100_000)
-    parser.add_argument("--distilabel", metavar="PYTHON", help="of an environment that has distilabel")
+    parser.add_argument(
+        "--distilabel", metavar="PYTHON", help="of an environment that has distilabel, requests and jsonschema"
+    )
     parser.add_argument("--folder", type=Path, help="for the files; about 1 KB a completion")
     parser.add_argument("--out", type=Path, help="where the result is kept as well, after each size")
     parser.add_argument("--side", type=Path, help=argparse.SUPPRESS)

@@ -18,7 +18,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -40,7 +40,8 @@ MOST = 10
 class Patience:
     """How much longer to wait for a process whose time is up: while it works, until it has had that time on a processor.
 
-    A label must not follow from what else the machine does. What sleeps gets one window more, in which an answer may lie ready.
+    A label must not follow from what else the machine does. What sleeps gets one window more, in which an answer may lie ready;
+    what waits for a processor or a disk does not sleep, where /proc says so.
     """
 
     def __init__(self, pid: int, seconds: float) -> None:
@@ -51,7 +52,7 @@ class Patience:
         """Seconds to wait on, then to be asked again; 0: its time is up."""
         now = _processor_s(self._pid)
         worked, self._last = abs(now - self._last), now  # less, where a child has ended
-        sleeps = self._windows > 0 and worked < WORKS * WINDOW_S
+        sleeps = self._windows > 0 and worked < WORKS * WINDOW_S and not any(map(_is_held_up, _family(self._pid)))
         spent = not now - self._began < self._seconds  # nan, where it cannot be known, is not less
         if sleeps or spent or self._windows * WINDOW_S >= (MOST - 1) * self._seconds:
             return 0.0
@@ -61,10 +62,29 @@ class Patience:
 
 def _processor_s(root: int) -> float:
     """The processor time of a process and of what it has started; infinite where it has ended or that cannot be known."""
-    # A sandbox has no /proc to look into; all that came there after the program is of it.
-    family = (root, *descendants(root)) if os.path.exists("/proc/self") else range(root, root + 64)
-    own, *others = map(_clock_s, family)
+    own, *others = map(_clock_s, _family(root))
     return own + sum(each for each in others if math.isfinite(each))
+
+
+def _family(root: int) -> Sequence[int]:
+    """A process and what it has started."""
+    # A sandbox has no /proc to look into; all that came there after the program is of it.
+    return (root, *descendants(root)) if os.path.exists("/proc/self") else range(root, root + 64)
+
+
+def _is_held_up(pid: int) -> bool:
+    """Whether a thread of the process can run and does not get to, or waits for a disk; False where that cannot be known."""
+    try:
+        return any(
+            _state(f"/proc/{pid}/task/{thread}/stat") in (b"R", b"D") for thread in os.listdir(f"/proc/{pid}/task")
+        )
+    except OSError:  # there is no /proc, or it has ended
+        return False
+
+
+def _state(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read().rpartition(b") ")[2][:1]  # a process may be named anything
 
 
 def _clock_s(pid: int) -> float:

@@ -21,9 +21,6 @@ def give_back() -> None:
 
     Not for one that an engine runs in: its tensors come and go by the millisecond, and a run took a seventh longer.
     """
-    import pyarrow as pa
-
-    pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own pool keeps what was freed
     for setting, value in ((_M_ARENA_MAX, 2), (_M_MMAP_THRESHOLD, LARGE), (_M_TRIM_THRESHOLD, LARGE)):
         _glibc("mallopt")(setting, value)
 

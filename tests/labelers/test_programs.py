@@ -17,7 +17,7 @@ import pytest
 
 from labelers import confine, programs
 from labelers.errors import LabelerError
-from labelers.launcher import descendants
+from labelers.launcher import WINDOW_S, Patience, descendants
 from labelers.program_filter import BASE, NoTable, assembled
 from labelers.programs import Launcher
 from labelers.protocol import Program, Ran
@@ -121,6 +121,21 @@ def test_on_a_busy_machine_a_program_gets_its_seconds_on_a_processor(launcher: L
         ran = python(launcher, source, timeout_s=1.0)
     assert (ran.ended, ran.stdout) == ("exited", b"done\n")
     assert ran.seconds > 1.0
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_what_waits_for_the_machine_is_not_taken_for_asleep(held: bool) -> None:
+    # As one that waits for a disk, a process whose child is vfork's is in no sleep that can be interrupted, and works nothing.
+    clone = "ctypes.CDLL(None).syscall({'aarch64': 220}.get(platform.machine(), 56), 0x4000 | 17, 0, 0, 0, 0)"
+    source = f"import ctypes, platform, time\nprint(flush=True)\nif not {clone if held else 0}: time.sleep(1.5)"
+    with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        time.sleep(0.3)
+        patience, began = Patience(process.pid, 0.2), time.monotonic()
+        while left := patience.more():
+            time.sleep(left)
+        assert (time.monotonic() - began > 3 * WINDOW_S) is held
 
 
 def test_nothing_that_lies_deep_or_is_locked_stays(launcher: Launcher) -> None:

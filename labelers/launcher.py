@@ -75,9 +75,8 @@ def _family(root: int) -> Sequence[int]:
 def _is_held_up(pid: int) -> bool:
     """Whether a thread of the process can run and does not get to, or waits for a disk; False where that cannot be known."""
     try:
-        return any(
-            _state(f"/proc/{pid}/task/{thread}/stat") in (b"R", b"D") for thread in os.listdir(f"/proc/{pid}/task")
-        )
+        tasks = f"/proc/{pid}/task"
+        return any(_state(f"{tasks}/{thread}/stat") in (b"R", b"D") for thread in os.listdir(tasks))
     except OSError:  # there is no /proc, or it has ended
         return False
 

@@ -170,8 +170,12 @@ def ended(pid: int) -> bool:
 
 
 def names(folder: Path, stage: str) -> frozenset[str]:
-    """What the stage's folder holds, unfinished files too."""
-    return frozenset(name for place in folder.glob(f"{STAGES[stage]}*") for name in os.listdir(place))
+    """What the stage's folder holds, unfinished files too. One that a kill left empty may go meanwhile: a run sweeps first."""
+    found: set[str] = set()
+    for place in folder.glob(f"{STAGES[stage]}*"):
+        with suppress(FileNotFoundError):
+            found.update(os.listdir(place))
+    return frozenset(found)
 
 
 def receipts(folder: Path) -> dict[str, tuple[int, int]]:

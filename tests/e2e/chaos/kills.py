@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,7 +32,7 @@ class Verdict:
         differences: files that were not the undisturbed run's.
         doubled: rows that were there twice.
         remade: finished shards that a later life made again.
-        most_lost: the most shards' worth of requests that a life answered although an earlier one had.
+        most_lost: the most shards' worth of requests that a killed life had answered and a later one answered again.
         mean_lost: the same, over the kills.
         looks, files, torn: what the watcher saw.
     """
@@ -51,8 +52,8 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Nothing lost, doubled, different, made again or torn."""
-        return not (self.differences or self.doubled or self.remade or self.torn)
+        """Nothing lost, doubled, different, made again or torn, and at most one shard's work lost by a kill."""
+        return not (self.differences or self.doubled or self.remade or self.torn) and self.most_lost <= 1
 
     def as_json(self) -> dict[str, Any]:
         """The figures."""
@@ -69,8 +70,9 @@ class Fire:
         self._log, self._requests = self._root / "log", self._root / "requests"
         self._draw = random.Random(f"{stage} {seed}")
         self.verdict = Verdict(stage)
-        self._lasts = self._lost = 0.0
-        self._answered: set[str] = set()
+        self._lasts = 0.0
+        self._answered: dict[str, int] = {}  # request -> the kill that ended the life which answered it last
+        self._lost: Counter[int] = Counter()  # kill -> requests that were answered again
 
     def run(self, kills: int) -> Verdict:
         """Rounds of the stage until it has been killed `kills` times; the last round is done in peace."""
@@ -81,7 +83,9 @@ class Fire:
             while self.verdict.kills < kills:
                 self._round(kills)
         self.verdict.looks, self.verdict.files, self.verdict.torn = seen.looks, seen.files, seen.torn
-        self.verdict.mean_lost = round(self._lost / self.verdict.kills, 3)
+        lost = [requests / self._golden.shard_size for requests in self._lost.values()]
+        self.verdict.most_lost = max(lost, default=0.0)
+        self.verdict.mean_lost = round(sum(lost) / self.verdict.kills, 3)
         self.verdict.seconds = round(time.monotonic() - began, 1)
         return self.verdict
 
@@ -99,7 +103,7 @@ class Fire:
 
     def _round(self, kills: int) -> None:
         self._reset()
-        self._answered = set()
+        self._answered = {}
         while True:
             before = receipts(self._folder)
             life, there = self._life()
@@ -133,14 +137,12 @@ class Fire:
         return True
 
     def _account(self, before: dict[str, tuple[int, int]]) -> None:
-        """Takes in what the last life made again, and what it made for nothing."""
+        """Takes in what the last life made again, and what it answered again: the kill that ended who answered it lost that."""
         after = receipts(self._folder)
         self.verdict.remade += [name for name, mark in before.items() if after.get(name) != mark]
         answered = self._requests.read_text().split() if self._requests.exists() else []
-        again = len(self._answered.intersection(answered)) / self._golden.shard_size
-        self._answered.update(answered)
-        self._lost += again
-        self.verdict.most_lost = max(self.verdict.most_lost, again)
+        self._lost.update(self._answered[request] for request in set(answered) & self._answered.keys())
+        self._answered.update(dict.fromkeys(answered, self.verdict.kills))
 
     def _kill(self, life: Life) -> bool:
         """Whether the run was still there to be killed."""

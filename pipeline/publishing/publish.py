@@ -92,25 +92,19 @@ def remove_published(run: Path, destination: str, keep: int) -> list[int]:
     if not keep or repository_of(destination):
         return []
     given = {e["version"] for e in events(run) if e["event"] == "published" and e["to"] == destination}
+    made = {m["number"]: m["content"] for m in manifests(run)}
     place = place_of(destination)
     with storing(place):
         names = {path.stem for path in (place / "versions").glob("[0-9]*")}
-        ours = [n for n in sorted(given) if f"{n:04d}" in names and _is_ours(run, place, n)]
+        lying = [n for n in sorted(given) if f"{n:04d}" in names]
+        # One without a notice is what a kill left of its removal.
+        ours = [n for n in lying if _content_at(_notice_at(place, n)) in (None, made.get(n))]
         old = [n for n in ours[:-keep] if folder_of(place, n) != pointed(place / "dataset")]
         for number in old:
             record(run, "removed", number, to=destination)
             _notice_at(place, number).unlink(missing_ok=True)
             remove(folder_of(place, number))
     return old
-
-
-def _is_ours(run: Path, place: Path, number: int) -> bool:
-    """Whether the version that lies there is this run's; one without a notice is what a kill left of it."""
-    try:
-        content: str = read_json(_notice_at(place, number))["content"]
-    except FileNotFoundError:
-        return True
-    return any(m["content"] == content for m in manifests(run) if m["number"] == number)
 
 
 def _notice_at(place: Path, number: int) -> Path:
@@ -163,9 +157,8 @@ def _to_hub(folder: Path, notice: Notice, name: str, private: bool) -> None:
 
 def _is_there(told: Path, notice: Notice) -> bool:
     """Whether the destination holds this version. Raises PipelineError when it holds another one under its number."""
-    try:
-        content = read_json(told).get("content")
-    except FileNotFoundError:
+    content = _content_at(told)
+    if content is None:
         return False
     if content != notice.content:
         raise PipelineError(
@@ -173,3 +166,11 @@ def _is_there(told: Path, notice: Notice) -> bool:
             f"{notice.content}); nothing was changed; hint: another run publishes there, take another destination"
         )
     return True
+
+
+def _content_at(told: Path) -> str | None:
+    """The content hash that a notice tells; None where there is no notice."""
+    try:
+        return str(read_json(told).get("content"))
+    except FileNotFoundError:
+        return None
